@@ -28,6 +28,7 @@ __all__ = [
     "OpenSession",
     "RecordUsage",
     "Refusal",
+    "Row",
     "SendCheckpoint",
     "SendRows",
 ]
@@ -126,6 +127,22 @@ AnyAction = (
     | Heartbeat
     | RecordUsage
 )
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row: its number in the session, and its fields. `metrics` is strict JSON text of `{name: number or null}`.
+
+    `nonfinite` is JSON text of `{name: "NaN" | "Infinity" | "-Infinity"}`, `{}` for most rows.
+    """
+
+    number: int
+    attempt: int
+    epoch: int
+    step: int | None
+    final: bool
+    at: float
+    metrics: bytes
+    nonfinite: bytes = b"{}"
 
 
 class Kept(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -32,6 +32,7 @@ from hubstate.events import (
     Event,
     FitEpochEnd,
     GiveUp,
+    HeartbeatTick,
     HeldUp,
     ModelSave,
     PretrainRoutineEnd,
@@ -62,13 +63,21 @@ def adopt(memory: Memory, event: Event, state: State, actions: tuple[AnyAction, 
         _asked(memory, actions, changes)
     if state is not memory.state:
         changes["state"] = state
-    _pull_back_clocks(memory, event.at, changes)
+    _pull_back_clocks(memory, event, changes)
     return replace(memory, **changes) if changes else memory
 
 
-def _pull_back_clocks(memory: Memory, at: float, changes: dict[str, Any]) -> None:
-    """A remembered time that lies ahead counts as now, and stays so: a clock set back delays nothing for ever."""
-    for name in ("metrics_since", "checkpoint_since", "heartbeat_since", "kept_at"):
+def _pull_back_clocks(memory: Memory, event: Event, changes: dict[str, Any]) -> None:
+    """A remembered time that lies ahead counts as now, and stays so: a clock set back delays nothing for ever.
+
+    A heartbeat is written nowhere, so it moves no clock but its own: a recovered memory must be the one that was.
+    """
+    beat = isinstance(event, HeartbeatTick) or _is_heartbeat(getattr(event, "key", ""))
+    clocks = (
+        ("heartbeat_since",) if beat else ("metrics_since", "checkpoint_since", "heartbeat_since", "kept_at")
+    )
+    at = event.at
+    for name in clocks:
         since = getattr(memory, name)
         if since is not None and since > at and name not in changes:
             changes[name] = at
@@ -219,7 +228,6 @@ def _retry_refused(_memory: Memory, _event: RetryRefused, actions: tuple[AnyActi
 
 
 # -- what a clock says, and what a hub answers -----------------------------------------------------------
-
 
 
 def _delivered(memory: Memory, event: Delivered, _actions: tuple[AnyAction, ...]) -> dict[str, Any]:

@@ -167,7 +167,9 @@ class TrainEnd(Event, frozen=True, tag="train_end", kw_only=True):
 
     def __post_init__(self) -> None:
         if self.outcome not in (Outcome.FINISHED, Outcome.STOPPED):
-            raise UsageError(f"train_end takes finished or stopped, not {self.outcome.value}; say abort instead")
+            raise UsageError(
+                f"train_end takes finished or stopped, not {self.outcome.value}; say abort instead"
+            )
 
 
 class Abort(Event, frozen=True, tag="abort", kw_only=True):

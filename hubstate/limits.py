@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hubstate.actions import Action, Memory, SendCheckpoint, SendRows
 from hubstate.errors import UsageError
 from hubstate.events import Event, ModelSave
-from hubstate.states import CheckpointKind
+from hubstate.states import LIVE_STATES, CheckpointKind, State
 
 __all__ = [
     "CHECKPOINT_CHOICES",
@@ -136,9 +136,7 @@ checkpoint_due = Guard("checkpoint_due", _checkpoint_due, _why_checkpoint_waits)
 
 def is_better(memory: Memory, event: ModelSave) -> bool:
     """Strictly better than all before. Without a fitness nothing is best."""
-    return event.fitness is not None and (
-        memory.best_fitness is None or event.fitness > memory.best_fitness
-    )
+    return event.fitness is not None and (memory.best_fitness is None or event.fitness > memory.best_fitness)
 
 
 def kind_to_keep(memory: Memory, event: ModelSave) -> CheckpointKind | None:
@@ -195,17 +193,18 @@ heartbeat_due = Guard("heartbeat_due", _heartbeat_due, _why_no_heartbeat)
 # -- looking ahead ---------------------------------------------------------------------------------------
 
 
-def next_due(memory: Memory, at: float) -> float | None:
+def next_due(memory: Memory, at: float, *, heartbeats: bool = True) -> float | None:
     """Seconds until time alone could make something due; None if only an answer or a trainer can.
 
     For whoever sends ticks: it need not ask before that.
     """
     moments = []
-    if memory.rows > memory.rows_asked and not is_outstanding(memory, SendRows):
-        moments.append(_rest(memory.metrics_since, at, memory.metrics_interval))
-    waits = any(kept is not None and not kept.asked for kept in (memory.kept_last, memory.kept_best))
-    if waits and memory.checkpoints != "final" and not is_outstanding(memory, SendCheckpoint):
-        moments.append(_rest(memory.checkpoint_since, at, memory.checkpoint_interval))
-    if memory.hub_wanted and not memory.heartbeat_out:
+    if memory.state is State.TRAINING:
+        if memory.rows > memory.rows_asked and not is_outstanding(memory, SendRows):
+            moments.append(_rest(memory.metrics_since, at, memory.metrics_interval))
+        waits = any(kept is not None and not kept.asked for kept in (memory.kept_last, memory.kept_best))
+        if waits and memory.checkpoints != "final" and not is_outstanding(memory, SendCheckpoint):
+            moments.append(_rest(memory.checkpoint_since, at, memory.checkpoint_interval))
+    if heartbeats and memory.state in LIVE_STATES and memory.hub_wanted and not memory.heartbeat_out:
         moments.append(_rest(memory.heartbeat_since, at, memory.heartbeat_interval) or 0.0)
     return min((moment for moment in moments if moment is not None), default=None)

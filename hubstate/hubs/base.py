@@ -12,25 +12,9 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from hubstate.actions import AnyAction
+from hubstate.actions import AnyAction, Row
 
-__all__ = ["Accepted", "Capabilities", "Declined", "Delayed", "Hub", "News", "Parcel", "Reply", "Row"]
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One row: its number in the session, and its fields. `metrics` is strict JSON text of `{name: number or null}`.
-
-    `nonfinite` is JSON text of `{name: "NaN" | "Infinity" | "-Infinity"}`, `{}` for most rows.
-    """
-
-    number: int
-    attempt: int
-    epoch: int
-    step: int | None
-    final: bool
-    at: float
-    metrics: bytes
-    nonfinite: bytes = b"{}"
+__all__ = ["Accepted", "Capabilities", "Declined", "Delayed", "Hub", "News", "Parcel", "Reply"]
 
 
 class Parcel(msgspec.Struct, frozen=True):

@@ -1,0 +1,176 @@
+"""The one way into a session: whatever is said goes through `Door.tell`, which decides, writes and adopts.
+
+Whoever says it, a trainer, a caller, a clock or a hub's answer, it happens in this order, under one lock: the time
+is read, the event is decided, the step is written as one line, and only then is the new memory adopted. The lock is
+held for that one write and for nothing else: no file is copied, synced or sent under it.
+
+While the journal cannot be written, steps wait in bounded memory, in order; each later call tries again first. What
+waits there is adopted, so that the session goes on, but nothing of it leaves: the outbox reads the journal alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import Any, Protocol
+
+from hubstate.actions import Decision, Memory, Refusal
+from hubstate.clock import Clock
+from hubstate.controller import decide
+from hubstate.errors import JournalFailing
+from hubstate.events import Event, FitEpochEnd, TrainBatchEnd, name_of
+from hubstate.journal import Journal, Step
+
+__all__ = ["Door", "Listener"]
+
+#: How many steps may wait in memory while the journal cannot be written. A row of ten numbers is about 1 kB.
+MOST_WAITING = 50_000
+_ROW_EVENTS = (FitEpochEnd, TrainBatchEnd)
+
+
+class Listener(Protocol):
+    """Hears of each step that asked for something or changed more than the count of rows, after it was adopted."""
+
+    def __call__(self, before: Memory, decision: Decision) -> None: ...
+
+
+class Door:
+    """The door of one session. Every thread of the owning process may use it."""
+
+    def __init__(self, journal: Journal | None, memory: Memory, clock: Clock, listener: Listener) -> None:
+        """`journal` None: nothing is wanted, the memory stays idle, and nothing is ever written."""
+        self._journal = journal
+        self._memory = memory
+        self._clock = clock
+        self._wall = clock.wall()
+        self._monotonic = clock.monotonic()
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._waiting: deque[tuple[Step, Memory]] = deque()
+        self._n = 0 if journal is None else journal.n
+        self._closed = False
+        self.failure: str = ""
+        self.lost = 0
+
+    @property
+    def memory(self) -> Memory:
+        """The memory as it is now. It is a frozen value: reading needs no lock."""
+        return self._memory
+
+    @property
+    def unwritten(self) -> int:
+        """How many steps wait in memory because the journal cannot be written."""
+        return len(self._waiting)
+
+    def now(self) -> float:
+        """Wall time at the opening plus monotonic time since (s): it never goes back while the session lives."""
+        return self._wall + (self._clock.monotonic() - self._monotonic)
+
+    def tell(self, kind: type[Event], *fields: Any, **named: Any) -> Decision:
+        """Says an event, made of `kind` and its fields behind `at`; returns what followed.
+
+        In a forked child, and after `close`, nothing happens and the refusal says so. Raises what the event's own
+        checks raise for a wrong field.
+        """
+        if os.getpid() != self._pid:
+            return self._not_mine(
+                kind(self.now(), *fields, **named), "this process is a child of the one that owns it"
+            )
+        with self._lock:
+            event = kind(self.now(), *fields, **named)
+            if self._closed:
+                return self._not_mine(event, "the session is closed here")
+            before = self._memory
+            decision = decide(before, event)
+            if decision.journalled and not self._write(before, decision):
+                return self._not_mine(
+                    event, "the journal cannot be written, and no memory is left to hold the row"
+                )
+            self._memory = decision.memory
+        if decision.actions or (decision.memory is not before and not isinstance(event, _ROW_EVENTS)):
+            self._listener(before, decision)
+        return decision
+
+    def look(self, kind: type[Event], *fields: Any, **named: Any) -> Decision:
+        """What would follow from an event just now. It changes nothing and consumes nothing."""
+        return decide(self._memory, kind(self.now(), *fields, **named))
+
+    def flush(self) -> None:
+        """Tries to write what waits in memory, if anything does."""
+        with self._lock:
+            if self._waiting:
+                self._drain()
+
+    def sync(self) -> None:
+        """Asks the disk to keep what was written; never under the lock."""
+        if self._journal is not None:
+            self._journal.sync()
+
+    def written(self) -> tuple[int, int]:
+        """Changes whenever a line was written."""
+        return (0, 0) if self._journal is None else self._journal.end
+
+    def close(self) -> None:
+        """Nothing is taken any more; the journal is synced and let go. What could not be written stays counted."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._waiting:
+                self._drain()
+            self._closed = True
+        if self._journal is not None:
+            self._journal.close()
+
+    def _write(self, before: Memory, decision: Decision) -> bool:
+        """Writes the step, or holds it in memory in its turn; False if a row found no room there either."""
+        if self._journal is None:
+            return True
+        after, event = decision.memory, decision.event
+        refusal = decision.refusal
+        step = Step(
+            self._n + 1,
+            after.attempt,
+            event,  # type: ignore[arg-type]  # every event class but the base is in the journal's union
+            before.state,
+            after.state,
+            decision.guards,
+            decision.actions,
+            refusal.reason if refusal is not None else "",
+            refusal is not None and refusal.illegal,
+            after.rows if after.rows != before.rows else 0,
+        )
+        if not self._waiting:
+            try:
+                self._journal.append(step, after)
+            except JournalFailing as failure:
+                self.failure = str(failure)
+            else:
+                self._n += 1
+                return True
+        elif len(self._waiting) >= MOST_WAITING and isinstance(event, _ROW_EVENTS):
+            self._drain()
+            if self._waiting:
+                self.lost += 1
+                return False
+        self._n += 1
+        self._waiting.append((step, after))
+        self._drain()
+        return True
+
+    def _drain(self) -> None:
+        """Writes what waits, in order, until the journal fails again."""
+        while self._waiting and self._journal is not None:
+            step, memory = self._waiting[0]
+            try:
+                self._journal.append(step, memory)
+            except JournalFailing as failure:
+                self.failure = str(failure)
+                return
+            self._waiting.popleft()
+        self.failure = ""
+
+    def _not_mine(self, event: Event, reason: str) -> Decision:
+        refusal = Refusal(self._memory.state, name_of(event), reason)
+        return Decision(self._memory, (), refusal, event, {}, journalled=False)

@@ -1,0 +1,55 @@
+"""Where this user's sessions lie, whatever working directory they began in.
+
+One small file per session in the user's data folder, named by the session's id, holding the path of its folder.
+A session is found through it or by looking into a directory that is named. The index is a convenience: a session
+whose folder is gone is skipped, and one that could not be entered is still found in its own directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubstate.errors import StorageError
+
+__all__ = ["Index", "sessions_in"]
+
+
+class Index:
+    """The index in `folder` (made when something is entered)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def enter(self, session: str, where: Path) -> None:
+        """Notes that the session lies in the folder `where`. Raises `StorageError` if it cannot be noted."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            making = self._folder / f".{session}"
+            making.write_text(f"{where.absolute()}\n", encoding="utf-8")
+            making.replace(self._folder / session)
+        except OSError as error:
+            raise StorageError(f"cannot note the session in {self._folder}: {error.strerror}") from error
+
+    def remove(self, session: str) -> None:
+        """Forgets where the session lies."""
+        (self._folder / session).unlink(missing_ok=True)
+
+    def folders(self) -> Iterator[Path]:
+        """The folders of the sessions that still exist, oldest first (ids sort by time)."""
+        if not self._folder.is_dir():
+            return
+        for entry in sorted(self._folder.iterdir()):
+            if entry.name.startswith("."):
+                continue
+            where = Path(entry.read_text(encoding="utf-8").strip())
+            if where.is_dir():
+                yield where
+
+
+def sessions_in(directory: Path) -> Iterator[Path]:
+    """The session folders of one directory, such as `.hubstate/`, oldest first."""
+    if directory.is_dir():
+        for folder in sorted(directory.iterdir()):
+            if folder.is_dir() and any(folder.glob("journal-*")):
+                yield folder

@@ -1,0 +1,188 @@
+"""Opening a session that lies in a folder: own it, recover it, and give it a door.
+
+A session's folder holds the journal's segments, `outbox.sqlite`, `snapshots/`, and the lock of its owner.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hubstate.actions import Memory, SendCheckpoint
+from hubstate.clock import Clock
+from hubstate.door import Door, Listener
+from hubstate.errors import JournalDamaged, SessionNotFound, StorageError
+from hubstate.index import sessions_in
+from hubstate.journal import Journal, Recovery, recover
+from hubstate.outbox import Outbox
+from hubstate.ownership import Ownership, owner_of
+from hubstate.snapshots import Snapshots
+from hubstate.states import State
+
+__all__ = [
+    "Opened",
+    "Peek",
+    "begin_attempt",
+    "create",
+    "find",
+    "needed_snapshots",
+    "new_id",
+    "peek",
+    "reopen",
+]
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ID_LENGTH = 26
+
+
+def new_id(now: float, chance: random.Random) -> str:
+    """A ULID: 48 bits of milliseconds since 1970 and 80 random ones, in 26 letters that sort by time."""
+    number = (int(now * 1000) & (2**48 - 1)) << 80 | chance.getrandbits(80)
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def is_id(text: str) -> bool:
+    """Whether a text could be a session's id."""
+    return len(text) == _ID_LENGTH and all(letter in _ALPHABET for letter in text.upper())
+
+
+@dataclass
+class Opened:
+    """A session that this process owns."""
+
+    folder: Path
+    ownership: Ownership
+    recovery: Recovery
+    door: Door
+    snapshots: Snapshots
+
+    def outbox(self) -> Outbox:
+        """Its outbox; whoever asks closes it."""
+        return Outbox(self.folder / "outbox.sqlite", self.folder)
+
+    def close(self) -> None:
+        """Lets go of the session."""
+        self.door.close()
+        self.ownership.release()
+
+
+@dataclass(frozen=True)
+class Peek:
+    """A session seen from outside, without owning it. `owner`: the living process that owns it, if any."""
+
+    folder: Path
+    memory: Memory
+    owner: int | None
+    damages: int
+
+
+def create(directory: Path, session: str, clock: Clock, listener: Listener) -> Opened:
+    """A new session in a new folder of `directory`. Raises `StorageError` if the directory cannot be used."""
+    folder = directory / session
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        ignore = directory / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise StorageError(
+            f"sessions cannot be kept in {directory}: {error.strerror}; "
+            "give another folder by directory= or HUBSTATE_DIR"
+        ) from error
+    ownership = Ownership(folder)
+    try:
+        recovery = Recovery(Memory(session=session), 0, 0, "", ())
+        return _opened(folder, ownership, recovery, clock, listener)
+    except BaseException:
+        ownership.release()
+        raise
+
+
+def reopen(folder: Path, clock: Clock, listener: Listener) -> Opened:
+    """A session as it is. Raises `SessionBusy` if a living process owns it, `JournalDamaged`, `StorageError`."""
+    ownership = Ownership(folder)
+    try:
+        return _opened(folder, ownership, recover(folder), clock, listener)
+    except BaseException:
+        ownership.release()
+        raise
+
+
+def begin_attempt(folder: Path, clock: Clock, listener: Listener) -> Opened:
+    """A session for its next attempt: a fresh machine in `idle`, with the session's memory.
+
+    A session whose training is over (`finalizing`, `done`) opens as it is. Raises as `reopen` does.
+    """
+    ownership = Ownership(folder)
+    try:
+        recovery = recover(folder)
+        if recovery.memory.state not in (State.FINALIZING, State.DONE):
+            recovery = recovery._replace(memory=msgspec.structs.replace(recovery.memory, state=State.IDLE))
+        return _opened(folder, ownership, recovery, clock, listener)
+    except BaseException:
+        ownership.release()
+        raise
+
+
+def _opened(
+    folder: Path, ownership: Ownership, recovery: Recovery, clock: Clock, listener: Listener
+) -> Opened:
+    snapshots = Snapshots(folder / "snapshots")
+    snapshots.sweep(needed_snapshots(recovery.memory))
+    journal = Journal(folder, recovery)
+    return Opened(folder, ownership, recovery, Door(journal, recovery.memory, clock, listener), snapshots)
+
+
+def needed_snapshots(memory: Memory) -> set[str]:
+    """The names of the snapshots that a delivery or a resumed run may still need."""
+    names = {action.snapshot for action in memory.outstanding if isinstance(action, SendCheckpoint)}
+    if memory.state is not State.DONE:
+        names |= {
+            kept.snapshot
+            for kept in (memory.kept_last, memory.kept_best, memory.kept_final)
+            if kept is not None
+        }
+    return names
+
+
+def peek(folder: Path) -> Peek:
+    """Looks at a session without owning it. Raises `JournalDamaged`, `StorageError`."""
+    recovery = recover(folder)
+    return Peek(folder, recovery.memory, owner_of(folder), len(recovery.damages))
+
+
+def find(directory: Path, session: str) -> Path:
+    """The folder of the session with this id, or the newest of this name. Raises `SessionNotFound`."""
+    folder = directory / session.upper()
+    if is_id(session) and folder.is_dir():
+        return folder
+    for candidate in newest_of(directory, session):
+        return candidate.folder
+    raise SessionNotFound(
+        f"no session {session!r} lies in {directory}; `hubstate status` lists what there is"
+    )
+
+
+def newest_of(directory: Path, name: str) -> Iterator[Peek]:
+    """The sessions of one name in a directory, newest first. One whose journal is damaged beyond reading is skipped."""
+    for folder in reversed(list(sessions_in(directory))):
+        try:
+            seen = peek(folder)
+        except (JournalDamaged, FileNotFoundError):
+            continue  # `status` and `doctor` name it
+        if seen.memory.name == name:
+            yield seen
+
+
+def is_usable(directory: Path) -> bool:
+    """Whether sessions can be kept in `directory`, or in a new one of that name."""
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    return os.access(existing, os.W_OK | os.X_OK)

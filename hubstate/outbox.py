@@ -1,0 +1,350 @@
+"""The outbox: what still has to be delivered, as a projection of the journal in SQLite.
+
+It is folded out of the journal (`ingest`) and holds nothing that the journal does not, but for two things that
+may be lost at no cost: when the next try of a delivery is due, and how far a long one has come. So it may be
+deleted at any moment; the next opening folds the journal anew. A damaged file is put aside and does not matter.
+
+The order in which deliveries leave is a property of this room: words (opening, rows, end) leave one after the
+other; a file leaves after the openings before it, and one that belongs to the end after all words before it; the
+closing leaves when nothing before it waits. Only refused ones are overtaken, and a closing overtakes nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from hubstate.actions import (
+    Action,
+    AnyAction,
+    CloseSession,
+    EndSession,
+    OpenSession,
+    RecordUsage,
+    Row,
+    SendCheckpoint,
+    SendRows,
+)
+from hubstate.events import Delivered, FitEpochEnd, GiveUp, Refused, RetryRefused, TrainBatchEnd
+from hubstate.journal import Head, Position, Step, read
+
+__all__ = ["FILES", "WORDS", "Delivery", "Outbox"]
+
+WORDS, FILES = "words", "files"
+
+#: What one request carries at most.
+ROWS_PER_REQUEST = 1_000
+BYTES_PER_REQUEST = 1_000_000
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+create table place (one integer primary key check (one = 1), segment integer, byte integer, chain text);
+create table rows (
+    number integer primary key, attempt integer not null, epoch integer not null, step integer,
+    final integer not null, at real not null, metrics blob not null, nonfinite blob not null);
+create table deliveries (
+    position integer primary key autoincrement, key text not null unique, lane text not null, kind text not null,
+    action blob not null, refused integer not null default 0, tries integer not null default 0,
+    due real not null default 0, progress integer not null default 0, taken integer not null default 0,
+    not_taken text not null default '', trouble text not null default '', sha256 text not null default '');
+"""
+
+_ACTIONS: msgspec.json.Decoder[AnyAction] = msgspec.json.Decoder(AnyAction)
+_ENCODER = msgspec.json.Encoder()
+_LANES: dict[type[Action], tuple[str, str]] = {
+    OpenSession: (WORDS, "open"),
+    SendRows: (WORDS, "rows"),
+    CloseSession: (WORDS, "close"),
+    EndSession: (WORDS, "end"),
+    RecordUsage: (WORDS, "usage"),
+    SendCheckpoint: (FILES, "file"),
+}
+
+# What may leave next: nothing before it that it has to follow still waits. An end waits for all that waits before
+# it; a close for what is refused as well, for it says that everything was delivered.
+_CLAIM = {
+    WORDS: """
+        select * from deliveries as d where lane = 'words' and refused = 0 and not exists (
+            select 1 from deliveries as e where e.position < d.position and (
+                (e.refused = 0 and (e.lane = 'words' or d.kind = 'end')) or d.kind = 'close'))
+        order by position limit 1""",
+    FILES: """
+        select * from deliveries as d where lane = 'files' and refused = 0 and not exists (
+            select 1 from deliveries as e where e.position < d.position and e.refused = 0 and (
+                e.lane = 'files' or e.kind = 'open' or d.kind = 'last_file'))
+        order by position limit 1""",
+}
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What is to leave next. `tries`: how often it was tried in vain; `due`: when the next try is (s since 1970).
+
+    `progress`: the last row number that the hub has acknowledged of a long send; `taken` and `not_taken`: what
+    those answers said. `trouble`: the condition and reason of the last try in vain.
+    """
+
+    key: str
+    action: AnyAction
+    tries: int
+    due: float
+    progress: int
+    taken: int
+    not_taken: str
+    trouble: str
+    sha256: str
+
+
+class Outbox:
+    """The outbox of one session. Threads may share it; the training thread never touches it."""
+
+    def __init__(self, path: Path, journal: Path) -> None:
+        """Opens (or makes) the outbox at `path` for the journal in the folder `journal`."""
+        self._path = path
+        self._journal = journal
+        self._lock = threading.RLock()
+        self._db = self._connect()
+
+    # -- folding the journal in --------------------------------------------------------------------------
+
+    def ingest(self, limit: int = 1_000) -> int:
+        """Folds in at most `limit` new lines of the journal; returns how many there were.
+
+        Each line's work is a few calls that let go of the interpreter, so that a trainer on another thread waits
+        for one line at most and never for a batch.
+        """
+        with self._guarded() as db:
+            place = Position(*db.execute("select segment, byte, chain from place").fetchone())
+            count = 0
+            db.execute("begin immediate")
+            try:
+                for entry in read(self._journal, place):
+                    if isinstance(entry.line, Step):
+                        self._fold(db, entry.line)
+                    elif isinstance(entry.line, Head):
+                        pass  # a memory, and no step
+                    place = entry.position
+                    count += 1
+                    if count >= limit:
+                        break
+                db.execute("update place set segment = ?, byte = ?, chain = ?", place)
+                db.execute("commit")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("rollback")
+                raise
+            return count
+
+    def _fold(self, db: sqlite3.Connection, step: Step) -> None:
+        if step.illegal:
+            return
+        match step.event:
+            case (FitEpochEnd() | TrainBatchEnd()) as event if step.row:
+                db.execute(
+                    "insert or ignore into rows values (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        step.row,
+                        step.attempt,
+                        event.epoch,
+                        event.step if isinstance(event, TrainBatchEnd) else None,
+                        isinstance(event, FitEpochEnd) and event.final,
+                        event.at,
+                        _ENCODER.encode(event.metrics),
+                        _ENCODER.encode(event.nonfinite),
+                    ),
+                )
+            case Delivered() as event:
+                self._settle(db, event.key)
+            case Refused() as event:
+                db.execute("delete from deliveries where key = ? and kind = 'usage'", (event.key,))
+                db.execute(
+                    "update deliveries set refused = 1, trouble = ? where key = ?", (event.reason, event.key)
+                )
+            case RetryRefused():
+                db.execute("update deliveries set refused = 0, due = 0, tries = 0 where refused = 1")
+            case GiveUp():
+                db.execute("delete from deliveries")
+                db.execute("delete from rows")
+        for action in step.actions:
+            lane, kind = _LANES.get(type(action), ("", ""))
+            if not lane:
+                continue
+            if isinstance(action, SendCheckpoint) and action.closing:
+                kind = "last_file"
+            db.execute(
+                "insert or ignore into deliveries (key, lane, kind, action) values (?, ?, ?, ?)",
+                (action.key, lane, kind, _ENCODER.encode(action)),
+            )
+
+    def _settle(self, db: sqlite3.Connection, key: str) -> None:
+        row = db.execute("select action from deliveries where key = ?", (key,)).fetchone()
+        if row is None:
+            return
+        action = _ACTIONS.decode(row[0])
+        if isinstance(action, SendRows):
+            db.execute("delete from rows where number between ? and ?", (action.first, action.last))
+        db.execute("delete from deliveries where key = ?", (key,))
+
+    # -- handing out and noting down ---------------------------------------------------------------------
+
+    def claim(self, lane: str, now: float) -> Delivery | float | None:
+        """What leaves next in `lane`: a delivery that is due, else the time when one will be, else None."""
+        with self._guarded() as db:
+            row = db.execute(_CLAIM[lane]).fetchone()
+        if row is None:
+            return None
+        due = float(row["due"])
+        # A clock that was set back must not hold a delivery up for longer than its back-off.
+        if due > now and due - now <= LONGEST_WAIT:
+            return due
+        return _delivery(row)
+
+    def rows(self, action: SendRows, after: int) -> tuple[Row, ...]:
+        """The next rows of a send, behind row number `after`: at most 1,000 rows or 1 MB."""
+        rows: list[Row] = []
+        size = 0
+        with self._guarded() as db:
+            cursor = db.execute(
+                "select * from rows where number between ? and ? order by number limit ?",
+                (max(action.first, after + 1), action.last, ROWS_PER_REQUEST),
+            )
+            for row in cursor:
+                size += len(row["metrics"]) + 120
+                if rows and size > BYTES_PER_REQUEST:
+                    break
+                rows.append(
+                    Row(
+                        row["number"],
+                        row["attempt"],
+                        row["epoch"],
+                        row["step"],
+                        bool(row["final"]),
+                        row["at"],
+                        row["metrics"],
+                        row["nonfinite"],
+                    )
+                )
+        return tuple(rows)
+
+    def postpone(self, key: str, due: float, trouble: str) -> None:
+        """Notes a try in vain; the next one is due at `due`."""
+        with self._guarded() as db:
+            db.execute(
+                "update deliveries set tries = tries + 1, due = ?, trouble = ? where key = ?",
+                (due, trouble, key),
+            )
+
+    def hurry(self) -> None:
+        """Makes every waiting delivery due at once: somebody asked for it just now."""
+        with self._guarded() as db:
+            db.execute("update deliveries set due = 0 where refused = 0")
+
+    def advance(self, key: str, progress: int, taken: int, not_taken: str) -> None:
+        """Notes that the hub acknowledged the rows up to number `progress` of a long send."""
+        with self._guarded() as db:
+            db.execute(
+                "update deliveries set progress = ?, taken = ?, not_taken = ?, tries = 0, due = 0 where key = ?",
+                (progress, taken, not_taken, key),
+            )
+
+    def remember_digest(self, key: str, sha256: str) -> None:
+        """Notes a file's digest, so that a repeat need not read the file twice."""
+        with self._guarded() as db:
+            db.execute("update deliveries set sha256 = ? where key = ?", (sha256, key))
+
+    def count(self) -> tuple[int, int]:
+        """How many deliveries wait, and how many are refused."""
+        with self._guarded() as db:
+            waiting, refused = db.execute(
+                "select count(*) filter (where refused = 0), count(*) filter (where refused = 1) from deliveries"
+            ).fetchone()
+        return int(waiting), int(refused)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        with self._lock:
+            self._db.close()
+
+    # -- the file ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _guarded(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time. A damaged file is put aside, and a new one folded."""
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.DatabaseError as error:
+                if isinstance(
+                    error, sqlite3.OperationalError | sqlite3.ProgrammingError | sqlite3.IntegrityError
+                ):
+                    raise
+                self._put_aside()
+                raise OutboxRenewed(f"{self._path} was damaged ({error}) and is folded anew") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._prepare()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            self._aside()
+            return self._prepare()
+
+    def _prepare(self) -> sqlite3.Connection:
+        if not self._path.exists():
+            # What is left beside a deleted database belongs to none.
+            for ending in ("-wal", "-shm"):
+                Path(f"{self._path}{ending}").unlink(missing_ok=True)
+        db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5.0)
+        try:
+            db.row_factory = sqlite3.Row
+            db.execute("pragma journal_mode = wal")
+            db.execute("pragma synchronous = normal")
+            db.execute("pragma journal_size_limit = 4000000")
+            if db.execute("pragma user_version").fetchone()[0] != _SCHEMA_VERSION:
+                for table in ("place", "rows", "deliveries"):
+                    db.execute(f"drop table if exists {table}")
+                db.executescript(_SCHEMA)
+                db.execute("insert into place values (1, 0, 0, '')")
+                db.execute(f"pragma user_version = {_SCHEMA_VERSION}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _put_aside(self) -> None:
+        self._db.close()
+        self._aside()
+        self._db = self._prepare()
+
+    def _aside(self) -> None:
+        for ending in ("", "-wal", "-shm"):
+            file = Path(f"{self._path}{ending}")
+            if file.exists():
+                file.replace(f"{self._path}.damaged{ending}")
+
+
+class OutboxRenewed(Exception):  # noqa: N818 - it reports what happened; nothing was lost, and the caller asks again
+    """The outbox was damaged and is folded anew from the journal."""
+
+
+#: No delivery waits longer than this for its next try, whatever a hub asks for (seconds).
+LONGEST_WAIT = 3_600.0
+
+
+def _delivery(row: sqlite3.Row) -> Delivery:
+    return Delivery(
+        row["key"],
+        _ACTIONS.decode(row["action"]),
+        row["tries"],
+        row["due"],
+        row["progress"],
+        row["taken"],
+        row["not_taken"],
+        row["trouble"],
+        row["sha256"],
+    )

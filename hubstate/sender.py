@@ -1,0 +1,350 @@
+"""The sender: what is due leaves, and what comes back is told.
+
+`Sender.step(lane)` is the whole logic, as a function of time: it folds the journal into the outbox, asks whether
+time made something due, hands at most one parcel to the hub, notes what became of it, and says in how many seconds
+it wants to be called again. It has no thread, never sleeps, and reads no clock but the one handed in. A try in
+vain is a value: it is noted in the outbox with the time of the next try, spread at random over a growing interval
+(full jitter), and what a hub asks for by `Retry-After` wins.
+
+`SenderThreads` calls it from two thin threads: one for words (opening, rows, heartbeats, the end), one for files.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from hubstate.actions import (
+    AnyAction,
+    Decision,
+    Heartbeat,
+    Memory,
+    OpenSession,
+    SendCheckpoint,
+    SendRows,
+)
+from hubstate.clock import Clock
+from hubstate.events import (
+    Answered,
+    Delivered,
+    Event,
+    HeartbeatTick,
+    HeldUp,
+    Refused,
+    StopRequested,
+    Tick,
+)
+from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, News, Parcel, Reply
+from hubstate.limits import next_due
+from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox, OutboxRenewed
+from hubstate.snapshots import digest
+
+__all__ = ["Sender", "SenderThreads"]
+
+_log = structlog.get_logger("hubstate.sender")
+
+#: Full jitter: a uniform draw from 0 to the smaller of CAP and FIRST * 2^tries (seconds).
+FIRST, CAP = 1.0, 60.0
+#: How long to go without a look when nothing is known to become due (seconds).
+IDLE = 60.0
+#: How long a thread rests after this machine failed it (seconds).
+AFTER_FAILURE = 5.0
+
+
+class Teller(Protocol):
+    """The part of the door that the sender uses."""
+
+    @property
+    def memory(self) -> Memory: ...
+    def now(self) -> float: ...
+    def tell(self, kind: type[Event], *fields: object, **named: object) -> Decision: ...
+
+
+class Sender:
+    """The sender of one session. Each lane is stepped by one thread at a time; the two lanes may overlap."""
+
+    def __init__(
+        self,
+        door: Teller,
+        outbox: Outbox,
+        hub: Hub,
+        snapshot: Callable[[str], Path],
+        *,
+        chance: random.Random,
+        alive: bool = True,
+    ) -> None:
+        """`snapshot` tells where a snapshot lies; `alive` False sends no heartbeats (the training process is gone)."""
+        self._door = door
+        self._outbox = outbox
+        self._hub = hub
+        self._snapshot = snapshot
+        self._chance = chance
+        self._alive = alive
+        self._troubles: dict[str, str] = {}
+        #: Counts answers, good or bad: whoever waits sees that something moves.
+        self.answers = 0
+        self.settled = 0
+        self.uploading: str = ""
+
+    def step(self, lane: str) -> float:
+        """Does what is due in `lane`, one parcel at most; returns the seconds until it wants to be called again.
+
+        Never raises because of a hub. Raises `StorageError` or an SQLite error if this machine fails it.
+        """
+        try:
+            self._fold()
+            if lane == WORDS:
+                self._tick()
+            return self._send_next(lane)
+        except OutboxRenewed as renewed:
+            _log.warning("hubstate.outbox_renewed", reason=str(renewed))
+            return 0.0
+
+    def _fold(self) -> None:
+        while self._outbox.ingest():
+            pass
+
+    # -- what time makes due -----------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Asks whether time made something due; a heartbeat that is due leaves at once, and once."""
+        if self._alive:
+            for action in self._door.tell(HeartbeatTick).actions:
+                if isinstance(action, Heartbeat):
+                    self._beat(action)
+        if self._door.tell(Tick).actions:
+            self._fold()
+
+    def _beat(self, action: Heartbeat) -> None:
+        memory = self._door.memory
+        if memory.model is None and any(isinstance(a, OpenSession) for a in memory.outstanding):
+            # Nobody could know whose sign of life this is; the opening is on its way and says as much.
+            self._door.tell(
+                HeldUp, key=action.key, condition="offline", reason="the session is not open there yet"
+            )
+            return
+        reply = self._hub.deliver(Parcel(action.key, action, memory.session, memory.model))
+        self.answers += 1
+        self._hear(reply.news)
+        match reply:
+            case Accepted():
+                self._door.tell(Delivered, key=action.key)
+            case Declined():
+                self._door.tell(Refused, key=action.key, reason=reply.reason, status=reply.status)
+            case Delayed():
+                self._door.tell(HeldUp, key=action.key, condition=reply.condition, reason=reply.reason)
+
+    # -- one delivery ------------------------------------------------------------------------------------
+
+    def _send_next(self, lane: str) -> float:
+        now = self._door.now()
+        claim = self._outbox.claim(lane, now)
+        if not isinstance(claim, Delivery):
+            return self._rest(lane, None if claim is None else claim - now)
+        parcel = self._parcel(claim)
+        if isinstance(parcel, str):
+            self._door.tell(Refused, key=claim.key, reason=parcel)
+            self._fold()
+            return 0.0
+        self.uploading = claim.key if lane == FILES else self.uploading
+        try:
+            reply = self._hub.deliver(parcel)
+        finally:
+            self.uploading = "" if lane == FILES else self.uploading
+        self.answers += 1
+        self._hear(reply.news)
+        return self._settle(claim, parcel, reply)
+
+    def _rest(self, lane: str, until_due: float | None) -> float:
+        rests = [IDLE]
+        if until_due is not None:
+            rests.append(until_due)
+        if lane == WORDS:
+            by_time = next_due(self._door.memory, self._door.now(), heartbeats=self._alive)
+            # What time made due while it could not be asked for (the state forbids it) is not asked for again at once.
+            rests += [] if by_time is None else [max(by_time, 0.05)]
+        return max(0.0, min(rests))
+
+    def _parcel(self, delivery: Delivery) -> Parcel | str:
+        """The next request of a delivery, or why there can be none any more."""
+        memory = self._door.memory
+        action = delivery.action
+        match action:
+            case SendRows():
+                rows = self._outbox.rows(action, delivery.progress)
+                if not rows:
+                    return "the rows are in the journal no more; it was damaged"
+                key = f"{action.key}#{rows[0].number}-{rows[-1].number}"
+                return Parcel(key, action, memory.session, memory.model, rows=rows)
+            case SendCheckpoint():
+                file = self._snapshot(action.snapshot)
+                try:
+                    sha256 = delivery.sha256 or digest(file)
+                except OSError as error:
+                    return f"the kept file {file.name} cannot be read here any more: {error.strerror}"
+                if not delivery.sha256:
+                    self._outbox.remember_digest(delivery.key, sha256)
+                return Parcel(action.key, action, memory.session, memory.model, file=file, sha256=sha256)
+            case _:
+                return Parcel(action.key, action, memory.session, memory.model)
+
+    def _settle(self, delivery: Delivery, parcel: Parcel, reply: Reply) -> float:
+        action = delivery.action
+        match reply:
+            case Accepted():
+                if isinstance(action, SendRows) and parcel.rows[-1].number < action.last:
+                    self._outbox.advance(
+                        delivery.key,
+                        parcel.rows[-1].number,
+                        delivery.taken + reply.rows,
+                        reply.not_taken or delivery.not_taken,
+                    )
+                else:
+                    self._delivered(delivery, action, reply)
+            case Declined():
+                self._door.tell(Refused, key=delivery.key, reason=reply.reason, status=reply.status)
+                _log.warning("hubstate.delivery_refused", key=delivery.key, reason=reply.reason)
+            case Delayed():
+                self._postpone(delivery, reply)
+                return 0.0
+        self.settled += 1
+        self._troubles.pop(delivery.key, None)
+        self._fold()
+        return 0.0
+
+    def _delivered(self, delivery: Delivery, action: AnyAction, reply: Accepted) -> None:
+        self._door.tell(
+            Delivered,
+            key=delivery.key,
+            not_taken=reply.not_taken or delivery.not_taken,
+            rows=delivery.taken + reply.rows if isinstance(action, SendRows) else 0,
+            sha256=reply.sha256,
+        )
+
+    def _postpone(self, delivery: Delivery, reply: Delayed) -> None:
+        """Notes when the next try is due. The door hears of a trouble once, not at every try."""
+        wait = self._chance.uniform(0.0, min(CAP, FIRST * 2.0 ** min(delivery.tries, 16)))
+        until = None
+        if reply.retry_after is not None:
+            wait = min(LONGEST_WAIT, max(0.0, reply.retry_after))
+            until = self._door.now() + wait
+        trouble = f"{reply.condition}: {reply.reason}"
+        self._outbox.postpone(delivery.key, self._door.now() + wait, trouble)
+        if until is not None or self._troubles.get(delivery.key) != trouble:
+            self._troubles[delivery.key] = trouble
+            self._door.tell(
+                HeldUp, key=delivery.key, condition=reply.condition, reason=reply.reason, until=until
+            )
+
+    # -- what answers tell beside the receipt ------------------------------------------------------------
+
+    def _hear(self, news: News) -> None:
+        memory = self._door.memory
+        told = {
+            "hub": news.hub if memory.hub is None else None,
+            "model": news.model if news.model != memory.model else None,
+            "url": news.url if news.url != memory.url else None,
+            "metrics_interval": _changed(news.metrics_interval, memory.metrics_interval),
+            "checkpoint_interval": _changed(news.checkpoint_interval, memory.checkpoint_interval),
+            "heartbeat_interval": _changed(news.heartbeat_interval, memory.heartbeat_interval),
+        }
+        told = {name: value for name, value in told.items() if value is not None}
+        if told:
+            self._door.tell(Answered, **told)
+        if news.stop is not None and memory.stop is None:
+            self._door.tell(StopRequested, news.stop)
+
+
+def _changed(told: float | None, known: float) -> float | None:
+    return None if told is None or told == known else told
+
+
+class SenderThreads:
+    """Two threads at most, which step a sender until they are told to stop. Neither keeps the process alive."""
+
+    def __init__(self, make: Callable[[], Sender], clock: Clock, *, sync: Callable[[], None]) -> None:
+        """`make` builds the sender, on the first thread, so that whoever starts it waits for nothing.
+
+        `sync` is called from the words' thread whenever something may have been written.
+        """
+        self._make = make
+        self._sender: Sender | None = None
+        self._clock = clock
+        self._sync = sync
+        self._stopping = False
+        self._signals = {WORDS: threading.Event(), FILES: threading.Event()}
+        self._threads: dict[str, threading.Thread] = {}
+        self._lock = threading.Lock()
+        #: Why a thread could do nothing at its last turn, for people; empty when all is well.
+        self.failure = ""
+
+    @property
+    def sender(self) -> Sender | None:
+        """The sender, once it is built."""
+        return self._sender
+
+    def poke(self, *, files: bool = False) -> None:
+        """Something was written that may be due: wakes the threads (the first time: starts them), without waiting."""
+        if self._stopping:
+            return
+        self._begin(WORDS)
+        self._signals[WORDS].set()
+        if files:
+            self._begin(FILES)
+        self._signals[FILES].set()
+
+    def stop(self, timeout: float) -> bool:
+        """Asks the threads to stop after the parcel that is under way, and waits for that at most `timeout` s.
+
+        Returns whether all have stopped.
+        """
+        self._stopping = True
+        for signal in self._signals.values():
+            signal.set()
+        deadline = self._clock.monotonic() + timeout
+        for thread in list(self._threads.values()):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - self._clock.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads.values())
+
+    def _begin(self, lane: str) -> None:
+        if lane in self._threads:
+            return
+        with self._lock:
+            if lane not in self._threads:
+                thread = threading.Thread(
+                    target=self._run, args=(lane,), name=f"hubstate-{lane}", daemon=True
+                )
+                self._threads[lane] = thread
+                thread.start()
+
+    def _built(self) -> Sender:
+        with self._lock:
+            if self._sender is None:
+                self._sender = self._make()
+            return self._sender
+
+    def _run(self, lane: str) -> None:
+        signal = self._signals[lane]
+        while not self._stopping:
+            signal.clear()
+            try:
+                if lane == WORDS:
+                    self._sync()
+                rest = self._built().step(lane)
+                self.failure = ""
+            # The outermost loop of a thread that must not die: whatever this machine does to it (a full disk, a
+            # locked database), it is shown and tried again, for nothing that is kept may stay unsent.
+            except Exception as error:  # noqa: BLE001
+                if self._stopping:
+                    return
+                self.failure = f"{type(error).__name__}: {error}"
+                _log.warning("hubstate.sender_failed", lane=lane, reason=self.failure)
+                rest = AFTER_FAILURE
+            if rest > 0:
+                self._clock.wait(signal, rest)

@@ -1,0 +1,252 @@
+"""The only reader of the environment and of settings files.
+
+Arguments beat the environment, which beats the project's file (`hubstate.toml`, or `[tool.hubstate]` in
+`pyproject.toml`, in the working directory or above it), which beats the user's file (written by
+`hubstate login`, readable by its owner alone). A key in a project's file is refused by name: such files are
+shared. Everything else gets what it needs handed over as plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from hubstate.errors import SettingsError, StorageError
+
+__all__ = ["MODES", "Settings", "remember_login", "resolve"]
+
+MODES = ("on", "offline", "off")
+_DEFAULTS = {"metrics": 3.0, "checkpoint": 900.0, "heartbeat": 300.0}
+_PROJECT_KEYS = {"hub", "directory", "mode", "project", "group", "limits"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for one session. `sources` tells for each name where its value was found. Limits in seconds."""
+
+    hub: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    directory: Path = Path(".hubstate")
+    mode: str = "on"
+    project: str | None = None
+    group: str | None = None
+    limits: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULTS))
+    data_folder: Path = Path()
+    rank: int = 0
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def user_file() -> Path:
+    """Where `hubstate login` keeps hub and key of this user."""
+    return Path(platformdirs.user_config_dir("hubstate", appauthor=False)) / "hubstate.toml"
+
+
+def resolve(
+    *,
+    hub: str | None = None,
+    api_key: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    mode: str | None = None,
+    project: str | None = None,
+    group: str | None = None,
+    limits: Mapping[str, float] | None = None,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Settings:
+    """Puts the settings together. Raises `SettingsError` naming the setting that cannot be used, and where it stands."""
+    env = os.environ if environment is None else environment
+    here = Path.cwd() if cwd is None else cwd
+    project_values, project_name = _project_file(here)
+    user_values = _read(user_file())
+    sources: dict[str, str] = {}
+
+    def pick(name: str, argument: Any, variable: str | None, user_key: str | None = None) -> Any:
+        candidates = [
+            (argument, "argument"),
+            (env.get(variable) or None if variable else None, f"environment {variable}"),
+            (project_values.get(name), project_name),
+            (user_values.get(user_key) if user_key else None, str(user_file())),
+        ]
+        for value, source in candidates:
+            if value is not None:
+                sources[name] = source
+                return value
+        return None
+
+    address = pick("hub", hub, "HUBSTATE_HUB", "hub")
+    if address is not None:
+        address = _address(address, sources["hub"])
+    chosen_mode = pick("mode", mode, "HUBSTATE_MODE") or "on"
+    if chosen_mode not in MODES:
+        raise SettingsError(
+            f"mode must be one of {', '.join(MODES)}, not {chosen_mode!r} ({sources['mode']})"
+        )
+    where = pick("directory", directory, "HUBSTATE_DIR") or ".hubstate"
+    return Settings(
+        hub=address,
+        api_key=_key(address, api_key, env, user_values, sources),
+        directory=(here / Path(where).expanduser()).absolute(),
+        mode=chosen_mode,
+        project=pick("project", project, None),
+        group=pick("group", group, None),
+        limits=_limits(limits, env, project_values.get("limits", {}), project_name, sources),
+        data_folder=Path(platformdirs.user_data_dir("hubstate", appauthor=False)),
+        rank=_rank(env),
+        sources=sources,
+    )
+
+
+def remember_login(hub: str, api_key: str) -> Path:
+    """Keeps hub and key for this user, in a file that only they can read; returns the file.
+
+    Raises `SettingsError` for an address that is none, `StorageError` if the file cannot be written.
+    """
+    address = _address(hub, "argument")
+    path = user_file()
+    keys = dict(_read(path).get("keys", {}))
+    keys[address] = api_key
+    lines = [f"hub = {_quoted(address)}", "", "[keys]"]
+    lines += [f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(keys.items())]
+    making = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        making.unlink(missing_ok=True)
+        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        making.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def _quoted(text: str) -> str:
+    if any(ord(character) < 32 for character in text):
+        raise SettingsError("an address or a key cannot hold control characters")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _project_file(here: Path) -> tuple[dict[str, Any], str]:
+    """The nearest project file at or above `here`, and its name."""
+    for folder in (here, *here.parents):
+        own = folder / "hubstate.toml"
+        if own.is_file():
+            return _checked(_read(own), own), str(own)
+        shared = folder / "pyproject.toml"
+        if shared.is_file():
+            table = _read(shared).get("tool", {}).get("hubstate")
+            if table is not None:
+                return _checked(table, shared), f"{shared} [tool.hubstate]"
+    return {}, ""
+
+
+def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    for name in values:
+        if name in ("api_key", "key", "keys"):
+            raise SettingsError(
+                f"{path} holds {name!r}: a key does not belong into a project's file, which is shared; "
+                "use `hubstate login` or HUBSTATE_API_KEY, and revoke this key"
+            )
+        if name not in _PROJECT_KEYS:
+            raise SettingsError(
+                f"{path} holds the unknown setting {name!r}; known: {', '.join(sorted(_PROJECT_KEYS))}"
+            )
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the settings in {path}: {error}") from error
+
+
+def _address(address: object, source: str) -> str:
+    if not isinstance(address, str):
+        raise SettingsError(f"the hub must be an address, not {type(address).__name__} ({source})")
+    scheme, _, rest = address.partition("://")
+    if scheme not in ("http", "https") or not rest.strip("/"):
+        raise SettingsError(
+            f"the hub's address {address.split('?')[0]!r} ({source}) must look like http://host:8765 or https://host"
+        )
+    if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
+        raise SettingsError(
+            f"the hub's address ({source}) must hold no user, key or query: give the key by `hubstate login` "
+            "or HUBSTATE_API_KEY"
+        )
+    return address.rstrip("/")
+
+
+def _key(
+    hub: str | None,
+    argument: str | None,
+    env: Mapping[str, str],
+    user: Mapping[str, Any],
+    sources: dict[str, str],
+) -> str | None:
+    found: tuple[object, str] | None = None
+    if argument is not None:
+        found = (argument, "argument")
+    elif env.get("HUBSTATE_API_KEY"):
+        found = (env["HUBSTATE_API_KEY"], "environment HUBSTATE_API_KEY")
+    elif hub is not None and hub in user.get("keys", {}):
+        # A key is kept with its hub, and never shown to another one.
+        found = (user["keys"][hub], str(user_file()))
+    if found is None:
+        return None
+    key, sources["api_key"] = found
+    if not isinstance(key, str) or not key.strip() or not key.isascii() or not key.isprintable():
+        raise SettingsError(
+            f"the api key ({sources['api_key']}) is empty or holds characters that no header can carry"
+        )
+    return key.strip()
+
+
+def _limits(
+    argument: Mapping[str, float] | None,
+    env: Mapping[str, str],
+    project: object,
+    project_name: str,
+    sources: dict[str, str],
+) -> dict[str, float]:
+    if not isinstance(project, Mapping):
+        raise SettingsError(f"limits in {project_name} must be a table of seconds")
+    limits = dict(_DEFAULTS)
+    for name in _DEFAULTS:
+        variable = f"HUBSTATE_LIMIT_{name.upper()}"
+        for value, source in (
+            (None if argument is None else argument[name], "argument"),
+            (env.get(variable) or None, f"environment {variable}"),
+            (project.get(name), project_name),
+        ):
+            if value is not None:
+                limits[name] = _seconds(name, value, source)
+                sources[f"limits.{name}"] = source
+                break
+    return limits
+
+
+def _seconds(name: str, value: object, source: str) -> float:
+    try:
+        seconds = float(value)  # type: ignore[arg-type]  # whatever it is, the next line judges it
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"the limit {name} ({source}) must be a number of seconds, not {value!r}"
+        ) from error
+    if not 0 <= seconds < float("inf"):
+        raise SettingsError(f"the limit {name} ({source}) must be 0 or more seconds, not {value!r}")
+    return seconds
+
+
+def _rank(env: Mapping[str, str]) -> int:
+    """This process' rank in a distributed job; 0 where there is none."""
+    rank = env.get("RANK", "0")
+    return int(rank) if rank.lstrip("-").isdigit() else 0

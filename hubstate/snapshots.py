@@ -1,0 +1,156 @@
+"""A checkpoint as it was when it was saved.
+
+Trainers overwrite, rewrite in place and strip their files, so a checkpoint that is kept is copied inside the
+callback that announces it, while its one writer waits. The copy is a clone where the file system can share
+blocks (FICLONE), else a copy made by the kernel, else by hand; never a hard link, which would change with the
+original. A zip archive (what `.pt` and `.npz` files are) is looked at for its end; a torn one is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from hubstate.errors import CheckpointMissing, StorageError
+
+__all__ = ["Snapshots", "Stat", "digest", "is_torn", "look"]
+
+_FICLONE = 0x40049409
+_BLOCK = 1 << 20
+#: The signature that opens a zip archive.
+_ZIP = b"PK\x03\x04"
+
+
+class Stat(NamedTuple):
+    """What tells one state of a file from another: bytes, and time of change in ns."""
+
+    size: int
+    mtime_ns: int
+
+
+def look(path: Path) -> Stat:
+    """The state of a checkpoint file. Raises `CheckpointMissing` if it is not there or no regular file."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise CheckpointMissing(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+    if not path.is_file():
+        raise CheckpointMissing(f"the checkpoint {path} is no file; folders are not taken yet")
+    return Stat(stat.st_size, stat.st_mtime_ns)
+
+
+def is_torn(path: Path) -> bool:
+    """Whether the file begins as a zip archive and lacks its end: what a half-written `.pt` looks like."""
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return False
+    return not zipfile.is_zipfile(path)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 (hex) of a file, read in blocks."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+class Snapshots:
+    """The snapshots of one session, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where the snapshot `name` lies."""
+        return self._folder / name
+
+    def take(self, source: Path, name: str) -> Path:
+        """Copies `source` as it is now to the snapshot `name`; when this returns, the copy is whole.
+
+        Raises `CheckpointMissing` if the source is gone, torn, or changed under the copy; `StorageError` if there is
+        no room. Nothing is left behind then.
+        """
+        making = self._folder / f".{name}.part"
+        before = look(source)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _copy(source, making)
+            if look(source) != before or making.stat().st_size != before.size:
+                raise CheckpointMissing(
+                    f"the checkpoint {source} changed while it was copied; it was not kept"
+                )
+            if is_torn(making):
+                raise CheckpointMissing(f"the checkpoint {source} is half a zip archive; it was not kept")
+            making.replace(self.path(name))
+        except OSError as error:
+            raise StorageError(
+                f"the checkpoint {source} could not be kept: {error.strerror or error}"
+            ) from error
+        finally:
+            making.unlink(missing_ok=True)
+        return self.path(name)
+
+    def sync(self, name: str) -> None:
+        """Asks the disk to keep the snapshot: its bytes, and its place in the folder."""
+        for path in (self.path(name), self._folder):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def discard(self, name: str) -> None:
+        """Removes a snapshot that nobody needs any more; one that is gone is no mistake."""
+        self.path(name).unlink(missing_ok=True)
+
+    def sweep(self, needed: Iterable[str]) -> None:
+        """Removes every snapshot, and every half one, but the `needed`."""
+        if not self._folder.is_dir():
+            return
+        keep = set(needed)
+        for file in self._folder.iterdir():
+            if file.name not in keep:
+                file.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as from_, target.open("wb") as to:
+        if _clone(from_.fileno(), to.fileno()):
+            return
+        length = os.fstat(from_.fileno()).st_size
+        offset = 0
+        while offset < length:
+            copied = _copy_some(from_.fileno(), to.fileno(), length - offset)
+            if copied == 0:
+                return  # the file became shorter; the caller compares
+            offset += copied
+
+
+def _clone(source: int, target: int) -> bool:
+    """Lets the target share the source's blocks, where the file system can."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False  # most file systems cannot; a copy serves
+    return True
+
+
+def _copy_some(source: int, target: int, count: int) -> int:
+    try:
+        return os.copy_file_range(source, target, count)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+            raise
+    block = os.read(source, min(count, _BLOCK))
+    view = memoryview(block)
+    while view:
+        view = view[os.write(target, view) :]
+    return len(block)
