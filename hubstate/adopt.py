@@ -114,7 +114,7 @@ def _mark_asked(memory: Memory, action: SendCheckpoint, changes: dict[str, Any])
 
 
 def _pretrain_routine_start(
-    memory: Memory, event: PretrainRoutineStart, actions: tuple[AnyAction, ...]
+    _memory: Memory, event: PretrainRoutineStart, actions: tuple[AnyAction, ...]
 ) -> dict[str, Any]:
     opening = next((action for action in actions if isinstance(action, OpenSession)), None)
     if opening is None:
@@ -148,7 +148,7 @@ def _pretrain_routine_start(
 def _pretrain_routine_end(
     memory: Memory, event: PretrainRoutineEnd, _actions: tuple[AnyAction, ...]
 ) -> dict[str, Any]:
-    since = {}
+    since: dict[str, Any] = {}
     if memory.state is State.IDLE:
         return since
     if memory.metrics_since is None:
@@ -216,7 +216,7 @@ def _abort(memory: Memory, event: Abort, _actions: tuple[AnyAction, ...]) -> dic
 # -- what a caller wishes --------------------------------------------------------------------------------
 
 
-def _give_up(memory: Memory, event: GiveUp, actions: tuple[AnyAction, ...]) -> dict[str, Any]:
+def _give_up(_memory: Memory, event: GiveUp, actions: tuple[AnyAction, ...]) -> dict[str, Any]:
     changes: dict[str, Any] = {"given_up": event.reason, "outstanding": (), "refused": ()}
     if any(isinstance(action, EndSession) for action in actions):
         changes["reason"] = event.reason

@@ -39,7 +39,7 @@ from hubstate.events import (
     name_of,
 )
 from hubstate.limits import kind_to_keep
-from hubstate.states import CheckpointKind, State
+from hubstate.states import CheckpointKind
 
 __all__ = ["decide", "explain"]
 

@@ -51,7 +51,9 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.events import (
+    CALLER_EVENTS,
     CLOCK_EVENTS,
+    EVENTS,
     HUB_EVENTS,
     TRAINER_EVENTS,
     USAGE_EVENTS,
@@ -171,86 +173,43 @@ class Rule:
     note: str = ""
 
 
+# fmt: off
 TABLE: tuple[Rule, ...] = (
-    # fmt: off
     Rule((State.IDLE,), (PretrainRoutineStart,), (may_open,), State.SESSION_CREATED, (OpenSession,)),
-    Rule(
-        (State.IDLE,),
-        TRAINER_EVENTS,
-        (),
-        STAYS,
-        written=False,
-        held=True,
-        note="a run without a session is no mistake",
-    ),
-    Rule(
-        (State.SESSION_CREATED,),
-        (PretrainRoutineEnd,),
-        (),
-        State.TIMING,
-        note="the clocks that do not run yet start",
-    ),
+    Rule((State.IDLE,), TRAINER_EVENTS, (), STAYS, written=False, held=True,
+         note="a run without a session is no mistake"),
+    Rule((State.SESSION_CREATED,), (PretrainRoutineEnd,), (), State.TIMING,
+         note="the clocks that do not run yet start"),
     Rule((State.TIMING,), (TrainStart,), (), State.TRAINING),
+
     Rule((State.TRAINING,), ROWS, (metrics_due,), STAYS, (SendRows,), note="the row, and all that wait"),
     Rule((State.TRAINING,), ROWS, (), STAYS, note="the row; it waits"),
-    Rule(
-        (State.TRAINING,), (ModelSave,), (keep_due, checkpoint_due), STAYS, (KeepCheckpoint, SendCheckpoint)
-    ),
+    Rule((State.TRAINING,), (ModelSave,), (keep_due, checkpoint_due), STAYS, (KeepCheckpoint, SendCheckpoint)),
     Rule((State.TRAINING,), (ModelSave,), (keep_due,), STAYS, (KeepCheckpoint,)),
     Rule((State.TRAINING,), (ModelSave,), (), STAYS, held=True),
-    Rule(
-        (State.TRAINING,),
-        (Tick,),
-        (metrics_due, rows_wait, checkpoint_due, checkpoint_waits),
-        STAYS,
-        (SendRows, SendCheckpoint),
-    ),
+    Rule((State.TRAINING,), (Tick,), (metrics_due, rows_wait, checkpoint_due, checkpoint_waits), STAYS,
+         (SendRows, SendCheckpoint)),
     Rule((State.TRAINING,), (Tick,), (metrics_due, rows_wait), STAYS, (SendRows,)),
     Rule((State.TRAINING,), (Tick,), (checkpoint_due, checkpoint_waits), STAYS, (SendCheckpoint,)),
-    Rule(
-        (State.TRAINING,),
-        (TrainEnd,),
-        (),
-        State.FINALIZING,
-        (SendRows, SendCheckpoint, CloseSession),
-        note="they leave in this order",
-    ),
-    Rule(
-        BEFORE_THE_END,
-        (Abort,),
-        (),
-        State.ABORTED,
-        (SendRows, SendCheckpoint, EndSession),
-        note="they leave in this order",
-    ),
+    Rule((State.TRAINING,), (TrainEnd,), (), State.FINALIZING, (SendRows, SendCheckpoint, CloseSession),
+         note="they leave in this order"),
+
+    Rule(BEFORE_THE_END, (Abort,), (), State.ABORTED, (SendRows, SendCheckpoint, EndSession),
+         note="they leave in this order"),
     Rule((State.FINALIZING,), (Delivered,), (all_delivered,), State.DONE),
-    Rule(
-        (State.FINALIZING,),
-        (GiveUp,),
-        (),
-        State.ABORTED,
-        (EndSession,),
-        note="what waits or is refused is given up",
-    ),
+    Rule((State.FINALIZING,), (GiveUp,), (), State.ABORTED, (EndSession,),
+         note="what waits or is refused is given up"),
     Rule((State.ABORTED,), (GiveUp,), (something_waits,), STAYS, note="what waits or is refused is given up"),
-    Rule(
-        ANY[1:], (RetryRefused,), (refused_exist,), STAYS, (Action,), note="the same actions, the same keys"
-    ),
-    Rule(
-        LIVE,
-        (HeartbeatTick,),
-        (heartbeat_due,),
-        STAYS,
-        (Heartbeat,),
-        written=False,
-        note="it leaves once if it can",
-    ),
+    Rule(ANY[1:], (RetryRefused,), (refused_exist,), STAYS, (Action,), note="the same actions, the same keys"),
+
+    Rule(LIVE, (HeartbeatTick,), (heartbeat_due,), STAYS, (Heartbeat,), written=False,
+         note="it leaves once if it can"),
     Rule(ANY, CLOCK_EVENTS, (), STAYS, written=False, held=True),
     Rule(ANY, HUB_EVENTS, (), STAYS, note="remembered"),
     Rule(ANY, USAGE_EVENTS, (usage_wanted,), STAYS, (RecordUsage,), note="one's own hub only"),
     Rule(ANY, USAGE_EVENTS, (), STAYS, written=False, held=True),
-    # fmt: on
 )
+# fmt: on
 
 
 def rules_for(state: State, event: type[Event]) -> tuple[Rule, ...]:
@@ -260,7 +219,7 @@ def rules_for(state: State, event: type[Event]) -> tuple[Rule, ...]:
 
 def legal_events(state: State) -> tuple[str, ...]:
     """The names of the trainer's and the caller's events that have a rule in `state`, in the order of a run."""
-    asked = (*TRAINER_EVENTS, *USAGE_EVENTS, GiveUp, RetryRefused)
+    asked: tuple[type[Event], ...] = (*TRAINER_EVENTS, *USAGE_EVENTS, *CALLER_EVENTS)
     return tuple(name_of(event) for event in asked if rules_for(state, event))
 
 
@@ -273,7 +232,7 @@ class _Model:
     state: State
 
 
-class _RuleTransition(Transition):  # type: ignore[misc]  # the stubs of transitions leave its base untyped
+class _RuleTransition(Transition):
     """A transition that knows the rule it was made from."""
 
     def __init__(self, *args: Any, rule: Rule, **kwargs: Any) -> None:
@@ -281,7 +240,7 @@ class _RuleTransition(Transition):  # type: ignore[misc]  # the stubs of transit
         self.rule = rule
 
 
-class _RuleMachine(Machine):  # type: ignore[misc]  # as above
+class _RuleMachine(Machine):
     transition_cls = _RuleTransition
 
 
@@ -323,7 +282,7 @@ def _compile() -> dict[tuple[State, str], tuple[Rule, ...]]:
     """The rows of the built machine, read back from its own data: (state, event) -> the rules to ask."""
     machine = _engine(_Model(), State.IDLE)
     return {
-        (State[source], trigger): tuple(transition.rule for transition in transitions)
+        (State[source], trigger): tuple(row.rule for row in transitions if isinstance(row, _RuleTransition))
         for trigger, event in machine.events.items()
         for source, transitions in event.transitions.items()
     }
@@ -332,7 +291,7 @@ def _compile() -> dict[tuple[State, str], tuple[Rule, ...]]:
 _CELLS = {
     (state, event): rules
     for (state, trigger), rules in _compile().items()
-    for event in (*TRAINER_EVENTS, *USAGE_EVENTS, *CLOCK_EVENTS, *HUB_EVENTS, GiveUp, RetryRefused)
+    for event in EVENTS
     if name_of(event) == trigger
 }
 
