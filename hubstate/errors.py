@@ -61,13 +61,16 @@ class CheckpointMissing(UsageError):
 class IllegalEvent(HubstateError):
     """An event that has no place in the state of the session. Nothing was changed by it."""
 
-    def __init__(self, state: State, event: str, legal: tuple[str, ...]) -> None:
+    def __init__(self, state: State, event: str, legal: tuple[str, ...], *, closed: bool = False) -> None:
         self.state = state
         self.event = event
         self.legal = legal
-        super().__init__(
-            f"{event} is illegal while the session is {state.value}; legal here: {', '.join(legal) or 'nothing'}"
-        )
+        here = f"the session is {state.value}"
+        if closed:
+            here += " and was let go of by this process; continue it by hubstate.start(..., resume=True)"
+        else:
+            here += f"; legal here: {', '.join(legal) or 'nothing'}"
+        super().__init__(f"{event} is illegal: {here}")
 
 
 class SessionNotFound(HubstateError):

@@ -44,7 +44,7 @@ from hubstate.limits import next_due
 from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox, OutboxRenewed
 from hubstate.snapshots import digest
 
-__all__ = ["Sender", "SenderThreads"]
+__all__ = ["Sender", "SenderThreads", "Stepper"]
 
 _log = structlog.get_logger("hubstate.sender")
 
@@ -86,10 +86,17 @@ class Sender:
         self._chance = chance
         self._alive = alive
         self._troubles: dict[str, str] = {}
-        #: Counts answers, good or bad: whoever waits sees that something moves.
-        self.answers = 0
-        self.settled = 0
-        self.uploading: str = ""
+        self._settled = 0
+
+    @property
+    def moved(self) -> int:
+        """Grows while deliveries are settled or bytes of an upload leave: whoever waits looks at it."""
+        return self._settled + self._hub.moved
+
+    def close(self) -> None:
+        """Lets go of the outbox and of the hub's connections."""
+        self._outbox.close()
+        self._hub.close()
 
     def step(self, lane: str) -> float:
         """Does what is due in `lane`, one parcel at most; returns the seconds until it wants to be called again.
@@ -129,7 +136,6 @@ class Sender:
             )
             return
         reply = self._hub.deliver(Parcel(action.key, action, memory.session, memory.model))
-        self.answers += 1
         self._hear(reply.news)
         match reply:
             case Accepted():
@@ -151,12 +157,7 @@ class Sender:
             self._door.tell(Refused, key=claim.key, reason=parcel)
             self._fold()
             return 0.0
-        self.uploading = claim.key if lane == FILES else self.uploading
-        try:
-            reply = self._hub.deliver(parcel)
-        finally:
-            self.uploading = "" if lane == FILES else self.uploading
-        self.answers += 1
+        reply = self._hub.deliver(parcel)
         self._hear(reply.news)
         return self._settle(claim, parcel, reply)
 
@@ -212,7 +213,7 @@ class Sender:
             case Delayed():
                 self._postpone(delivery, reply)
                 return 0.0
-        self.settled += 1
+        self._settled += 1
         self._troubles.pop(delivery.key, None)
         self._fold()
         return 0.0
@@ -264,29 +265,37 @@ def _changed(told: float | None, known: float) -> float | None:
     return None if told is None or told == known else told
 
 
-class SenderThreads:
-    """Two threads at most, which step a sender until they are told to stop. Neither keeps the process alive."""
+class Stepper(Protocol):
+    """What the threads step: a sender, or several behind one another."""
 
-    def __init__(self, make: Callable[[], Sender], clock: Clock, *, sync: Callable[[], None]) -> None:
-        """`make` builds the sender, on the first thread, so that whoever starts it waits for nothing.
+    def step(self, lane: str) -> float:
+        """Does what is due in `lane`; returns the seconds until it wants to be called again."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it opened."""
+        ...
+
+
+class SenderThreads:
+    """Two threads at most, which step a stepper until they are told to stop. Neither keeps the process alive."""
+
+    def __init__(self, make: Callable[[], Stepper], clock: Clock, *, sync: Callable[[], None]) -> None:
+        """`make` builds the stepper, on the first thread, so that whoever starts it waits for nothing.
 
         `sync` is called from the words' thread whenever something may have been written.
         """
         self._make = make
-        self._sender: Sender | None = None
+        self._stepper: Stepper | None = None
         self._clock = clock
         self._sync = sync
         self._stopping = False
         self._signals = {WORDS: threading.Event(), FILES: threading.Event()}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._running = 0
         #: Why a thread could do nothing at its last turn, for people; empty when all is well.
         self.failure = ""
-
-    @property
-    def sender(self) -> Sender | None:
-        """The sender, once it is built."""
-        return self._sender
 
     def poke(self, *, files: bool = False) -> None:
         """Something was written that may be due: wakes the threads (the first time: starts them), without waiting."""
@@ -301,7 +310,7 @@ class SenderThreads:
     def stop(self, timeout: float) -> bool:
         """Asks the threads to stop after the parcel that is under way, and waits for that at most `timeout` s.
 
-        Returns whether all have stopped.
+        Returns whether all have stopped. The last one to stop, now or later, closes the stepper.
         """
         self._stopping = True
         for signal in self._signals.values():
@@ -318,20 +327,30 @@ class SenderThreads:
         with self._lock:
             if lane not in self._threads:
                 thread = threading.Thread(
-                    target=self._run, args=(lane,), name=f"hubstate-{lane}", daemon=True
+                    target=self._live, args=(lane,), name=f"hubstate-{lane}", daemon=True
                 )
                 self._threads[lane] = thread
+                self._running += 1
                 thread.start()
 
-    def _built(self) -> Sender:
+    def _built(self) -> Stepper:
         with self._lock:
-            if self._sender is None:
-                self._sender = self._make()
-            return self._sender
+            if self._stepper is None:
+                self._stepper = self._make()
+            return self._stepper
+
+    def _live(self, lane: str) -> None:
+        try:
+            self._run(lane)
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0 and self._stepper is not None:
+                    self._stepper.close()
 
     def _run(self, lane: str) -> None:
         signal = self._signals[lane]
-        while not self._stopping:
+        while not self._is_stopping():
             signal.clear()
             try:
                 if lane == WORDS:
@@ -341,10 +360,14 @@ class SenderThreads:
             # The outermost loop of a thread that must not die: whatever this machine does to it (a full disk, a
             # locked database), it is shown and tried again, for nothing that is kept may stay unsent.
             except Exception as error:  # noqa: BLE001
-                if self._stopping:
+                if self._is_stopping():
                     return
                 self.failure = f"{type(error).__name__}: {error}"
                 _log.warning("hubstate.sender_failed", lane=lane, reason=self.failure)
                 rest = AFTER_FAILURE
-            if rest > 0:
+            # `stop` sets the flag first and the signal after it: a signal that was cleared above is seen by the flag.
+            if rest > 0 and not self._is_stopping():
                 self._clock.wait(signal, rest)
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
