@@ -68,7 +68,7 @@ class Door:
         """Wall time at the opening plus monotonic time since (s): it never goes back while the session lives."""
         return self._wall + (self._clock.monotonic() - self._monotonic)
 
-    def tell(self, kind: type[Event], *fields: Any, **named: Any) -> Decision:
+    def tell(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
         """Says an event, made of `kind` and its fields behind `at`; returns what followed.
 
         In a forked child, and after `close`, nothing happens and the refusal says so. Raises what the event's own
@@ -93,7 +93,7 @@ class Door:
             self._listener(before, decision)
         return decision
 
-    def look(self, kind: type[Event], *fields: Any, **named: Any) -> Decision:
+    def look(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
         """What would follow from an event just now. It changes nothing and consumes nothing."""
         return decide(self._memory, kind(self.now(), *fields, **named))
 

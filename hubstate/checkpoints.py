@@ -1,0 +1,143 @@
+"""A trainer's checkpoints: kept as they are announced, named at the end, and found again to go on from.
+
+Every save is told to the session; whether it is kept is a decision of the machine. The copy is taken between
+looking and telling, outside the door's lock, so that the step that says "kept" is only written once the copy is
+whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+
+import structlog
+
+from hubstate.actions import Decision, KeepCheckpoint, Memory
+from hubstate.door import Door
+from hubstate.errors import CheckpointMissing, StorageError
+from hubstate.events import ModelSave, Saved
+from hubstate.opening import needed_snapshots
+from hubstate.snapshots import Snapshots, digest, is_torn, look
+from hubstate.states import CheckpointKind
+
+__all__ = ["Checkpoint", "Checkpoints", "newest_whole"]
+
+_log = structlog.get_logger("hubstate.checkpoints")
+
+
+class Checkpoint:
+    """A whole checkpoint to go on from. `epoch` (0-based) is the one that it was saved after."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self.path = path
+        self.epoch = epoch
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 (hex) of the file; read when it is first asked for, because files may be large."""
+        return digest(self.path)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint(path={str(self.path)!r}, epoch={self.epoch})"
+
+
+def newest_whole(memory: Memory, snapshots: Snapshots) -> Checkpoint | None:
+    """The newest whole checkpoint of any kind, or None if there is none.
+
+    The trainer's own file serves where it still is as it was saved; else the newest kept copy that is whole.
+    """
+    saved = memory.saved
+    if saved is not None and _is_as_saved(saved):
+        return Checkpoint(Path(saved.path), saved.epoch)
+    kept = [k for k in (memory.kept_last, memory.kept_best, memory.kept_final) if k is not None]
+    for copy in sorted(kept, key=lambda k: (k.attempt, k.at), reverse=True):
+        path = snapshots.path(copy.snapshot)
+        if path.is_file() and path.stat().st_size == copy.size and not is_torn(path):
+            return Checkpoint(path, copy.epoch)
+    return None
+
+
+def _is_as_saved(saved: Saved) -> bool:
+    path = Path(saved.path)
+    try:
+        return look(path) == (saved.size, saved.mtime_ns) and not is_torn(path)
+    except (CheckpointMissing, OSError):
+        return False  # gone or unreadable: then a kept copy serves
+
+
+class Checkpoints:
+    """Takes what a trainer saves, for one session. Threads may share it; saves happen one after the other."""
+
+    def __init__(self, door: Door, snapshots: Snapshots) -> None:
+        self._door = door
+        self._snapshots = snapshots
+        self._lock = threading.Lock()
+
+    def save(self, path: Path, epoch: int, fitness: float | None, kind: CheckpointKind) -> Decision:
+        """Tells the session of a saved file, and keeps a copy if the machine says so.
+
+        Raises `CheckpointMissing` if there is no such file. A copy that cannot be had (a torn file, a full disk) is
+        journalled with its reason and ends no training.
+        """
+        # NaN and infinities say nothing about which one is better.
+        fitness = fitness if fitness is not None and isfinite(fitness) else None
+        path = path.absolute()
+        with self._lock:
+            stat = look(path)
+            named = {
+                "epoch": epoch,
+                "path": str(path),
+                "size": stat.size,
+                "mtime_ns": stat.mtime_ns,
+                "kind": kind,
+                "fitness": fitness,
+            }
+            kept = _kept(self._door.look(ModelSave, **named))
+            if kept is None:
+                return self._door.tell(ModelSave, **named)
+            snapshot = self._name(kept.kind, epoch, path)
+            try:
+                self._snapshots.take(path, snapshot)
+            except (CheckpointMissing, StorageError) as failure:
+                _log.warning("hubstate.checkpoint_unkept", path=str(path), reason=str(failure))
+                return self._door.tell(ModelSave, **named, unkept=str(failure))
+            decision = self._door.tell(ModelSave, **named, snapshot=snapshot)
+            if _kept(decision) is None:
+                self._snapshots.discard(snapshot)  # it was not due any more, or the session ended meanwhile
+            return decision
+
+    def name_final(self) -> Saved | None:
+        """What to name at the end of a training without a best: the newest saved file, if it is newer than the kept one.
+
+        None where the machine's own choice serves.
+        """
+        with self._lock:
+            memory = self._door.memory
+            saved = memory.saved
+            if memory.checkpoints == "none" or memory.kept_best is not None or memory.kept_final is not None:
+                return None
+            if saved is None or saved.snapshot or saved.attempt != memory.attempt or not _is_as_saved(saved):
+                return None
+            snapshot = self._name(CheckpointKind.FINAL, saved.epoch, Path(saved.path))
+            try:
+                self._snapshots.take(Path(saved.path), snapshot)
+            except (CheckpointMissing, StorageError) as failure:
+                _log.warning("hubstate.checkpoint_unkept", path=saved.path, reason=str(failure))
+                return None
+            return Saved(saved.path, saved.epoch, saved.size, saved.mtime_ns, memory.attempt, snapshot)
+
+    def discard_needless(self, before: Memory, after: Memory) -> None:
+        """Removes the copies that a step made needless."""
+        for snapshot in needed_snapshots(before) - needed_snapshots(after):
+            self._snapshots.discard(snapshot)
+
+    def _name(self, kind: CheckpointKind, epoch: int, path: Path) -> str:
+        """A snapshot's name: it never repeats within a session, and ends as the file does."""
+        memory = self._door.memory
+        return f"{kind.value}-{epoch:06d}-{memory.attempt}-{memory.saves + 1}{path.suffix[:16]}"
+
+
+def _kept(decision: Decision) -> KeepCheckpoint | None:
+    return next((action for action in decision.actions if isinstance(action, KeepCheckpoint)), None)

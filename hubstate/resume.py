@@ -1,0 +1,70 @@
+"""Which session a caller means, and opening it: a new one, the newest of its name, or the one with an id."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import structlog
+
+from hubstate import opening
+from hubstate.clock import Clock
+from hubstate.door import Listener
+from hubstate.errors import SessionBusy, SessionNotFound, StorageError
+from hubstate.index import Index
+from hubstate.opening import Opened
+from hubstate.settings import Settings
+from hubstate.states import State
+
+__all__ = ["find_folder", "open_session"]
+
+_log = structlog.get_logger("hubstate.resume")
+
+
+def open_session(
+    name: str, resume: bool | str, found: Settings, clock: Clock, chance: random.Random, listener: Listener
+) -> Opened:
+    """The session that `resume` means (see `hubstate.start`), else a new one; owned, recovered, and in the index.
+
+    Raises `StorageError` if the directory cannot be used, and with an id `SessionNotFound` or `SessionBusy`.
+    """
+    opened = _resumed(name, resume, found, clock, listener)
+    if opened is None:
+        session = opening.new_id(clock.wall(), chance)
+        opened = opening.create(found.directory, session, clock, listener)
+    try:
+        Index(found.data_folder / "sessions").enter(opened.folder.name, opened.folder)
+    except StorageError as failure:
+        _log.warning("hubstate.session_not_indexed", reason=str(failure))
+    return opened
+
+
+def _resumed(
+    name: str, resume: bool | str, found: Settings, clock: Clock, listener: Listener
+) -> Opened | None:
+    """The session to continue, or None to begin a new one."""
+    if isinstance(resume, str):
+        return opening.begin_attempt(find_folder(resume, found), clock, listener)
+    if resume:
+        for seen in opening.newest_of(found.directory, name):
+            if seen.owner is not None or seen.memory.state is State.DONE:
+                continue
+            try:
+                return opening.begin_attempt(seen.folder, clock, listener)
+            except SessionBusy:
+                continue  # another process was quicker
+    return None
+
+
+def find_folder(session: str, found: Settings) -> Path:
+    """The folder of the session with this id, wherever it lies on this machine. Raises `SessionNotFound`."""
+    for folder in Index(found.data_folder / "sessions").folders():
+        if folder.name == session.upper():
+            return folder
+    folder = found.directory / session.upper()
+    if opening.is_id(session) and folder.is_dir():
+        return folder
+    raise SessionNotFound(
+        f"no session {session!r} is known here (looked in {found.directory} and in this user's index); "
+        "`hubstate status` lists what there is"
+    )

@@ -1,0 +1,547 @@
+"""A session, and `start`: clock, decisions, journal and sender wired together.
+
+What a trainer says goes through the door (`door.Door`): decided, written, adopted. There the training thread's part
+ends. Two threads deliver what the journal holds (`sender`), and what a hub answers comes back through the same door.
+Nothing that a hub does raises here; after `start` returned, only wrong arguments and illegal events do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from hubstate import machine, settings
+from hubstate.actions import Condition, Decision, Memory, OpenSession, SendCheckpoint
+from hubstate.backlog import Posting
+from hubstate.checkpoints import Checkpoint, Checkpoints, newest_whole
+from hubstate.clock import Clock, SystemClock
+from hubstate.controller import explain
+from hubstate.door import Door
+from hubstate.errors import IllegalEvent, UsageError
+from hubstate.events import (
+    EVENTS,
+    Abort,
+    Event,
+    FitEpochEnd,
+    ModelSave,
+    PretrainRoutineEnd,
+    PretrainRoutineStart,
+    TrainBatchEnd,
+    TrainEnd,
+    TrainStart,
+    exact,
+    name_of,
+)
+from hubstate.hubs.base import Hub
+from hubstate.limits import Limits
+from hubstate.opening import Opened
+from hubstate.receipt import Receipt, receipt_of
+from hubstate.resume import open_session
+from hubstate.sender import SenderThreads
+from hubstate.states import TERMINAL_STATES, CheckpointKind, Outcome, State
+from hubstate.wish import Wish, checked_fitness, checked_wish
+
+__all__ = ["Session", "begin", "start"]
+
+#: How long `finish` waits while nothing moves, and leaving by an exception waits at all (seconds).
+STALL, AFTER_ABORT = 5.0, 3.0
+#: How long letting go waits for a thread that is in the middle of a request (seconds).
+LETTING_GO = 0.2
+
+_BEFORE_TRAINING = (State.SESSION_CREATED, State.TIMING)
+
+OpenHub = Callable[[str, "str | None"], Hub]
+
+
+def start(
+    name: str,
+    *,
+    hub: str | None = None,
+    api_key: str | None = None,
+    project: str | None = None,
+    group: str | None = None,
+    tags: Iterable[str] = (),
+    epochs: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    mode: str | None = None,
+    limits: Limits | None = None,
+    checkpoints: str = "all",
+    resume: bool | str = False,
+) -> Session:
+    """Opens a session, without waiting for any network.
+
+    `epochs`: how many epochs are planned. `config`: whatever is worth remembering, as JSON can hold it. `directory`:
+    where the session is kept (default `.hubstate/` here). `mode`: `on`, `offline` (kept here, delivered by
+    `hubstate sync`) or `off`. `limits`: least seconds between sends. `checkpoints`: `all`, `best`, `last`, `final` or
+    `none`. `resume`: True continues the newest session of this name that is not done, or begins one; an id continues
+    that one.
+
+    Raises `UsageError` for an argument or setting that cannot be used, `StorageError` if the directory cannot be
+    written, and with an id `SessionNotFound` or `SessionBusy`; never because of a hub.
+    """
+    wish = checked_wish(name, tags, epochs, config, limits, checkpoints, resume)
+    found = settings.resolve(
+        hub=hub,
+        api_key=api_key,
+        directory=directory,
+        mode=mode,
+        project=project,
+        group=group,
+        limits=None if limits is None else dataclasses.asdict(limits),
+    )
+    return begin(wish, found)
+
+
+def begin(
+    wish: Wish,
+    found: settings.Settings,
+    *,
+    clock: Clock | None = None,
+    chance: random.Random | None = None,
+    open_hub: OpenHub | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Session:
+    """As `start`, with the settings put together; clock, randomness and hub can be handed in."""
+    clock = SystemClock() if clock is None else clock
+    chance = random.SystemRandom() if chance is None else chance
+    if found.mode == "off" or found.rank > 0:
+        return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or _print)
+    listener = _Later()
+    opened = open_session(wish.name, wish.resume, found, clock, chance, listener)
+    return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say or _print, listener)
+
+
+def _open_hub(address: str, api_key: str | None) -> Hub:
+    # Loaded by the sender's thread: `requests` takes longer to import than a session takes to start.
+    from hubstate.hubs import open_hub  # noqa: PLC0415
+
+    return open_hub(address, api_key)
+
+
+def _print(text: str) -> None:
+    print(f"hubstate: {text}", file=sys.stderr, flush=True)  # noqa: T201 - for the person at the terminal
+
+
+class _Later:
+    """A listener whose hearer is known only after the door that calls it was made."""
+
+    def __init__(self) -> None:
+        self.hearer: Callable[[Memory, Decision], None] = lambda _before, _decision: None
+
+    def __call__(self, before: Memory, decision: Decision) -> None:
+        self.hearer(before, decision)
+
+
+class Session:
+    """One session of one training, made by `start`. `log` and `save` may be called from any thread.
+
+    It is a context manager: leaving it normally ends the training and waits for what is left (`finish`); leaving it
+    by an exception ends the session `aborted`, with the reason.
+    """
+
+    def __init__(
+        self,
+        opened: Opened | None,
+        wish: Wish,
+        found: settings.Settings,
+        clock: Clock,
+        chance: random.Random,
+        open_hub: OpenHub,
+        say: Callable[[str], None],
+        listener: _Later | None = None,
+    ) -> None:
+        self._opened = opened
+        self._clock = clock
+        self._chance = chance
+        self._found = found
+        self._open_hub = open_hub
+        self._say = say
+        self._door = Door(None, Memory(), clock, self._heard) if opened is None else opened.door
+        self._hub_address = found.hub if found.mode == "on" else None
+        self._posting: Posting | None = None
+        self._threads = SenderThreads(self._make_posting, clock, sync=self._sync)
+        self._changed = threading.Event()
+        self._beginning = threading.Lock()
+        self._unsynced: deque[str] = deque()
+        self._epoch: int | None = None
+        self._stopped = False
+        self._closed = False
+        self._epochs = wish.epochs
+        self._checkpoints: Checkpoints | None = None
+        self._last_checkpoint: Checkpoint | None = None
+        self._first_epoch = 0
+        if opened is not None:
+            self._checkpoints = Checkpoints(opened.door, opened.snapshots)
+            self._last_checkpoint = newest_whole(self._door.memory, opened.snapshots)
+            if listener is not None:
+                listener.hearer = self._heard
+        self._announce(wish)
+
+    # -- what a caller may look at -------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The session's id, a ULID; empty where nothing is kept (mode `off`, or not the main process)."""
+        return self._door.memory.session
+
+    @property
+    def state(self) -> State:
+        """The phase of the session."""
+        return self._door.memory.state
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the training."""
+        return self._door.memory.outcome
+
+    @property
+    def url(self) -> str | None:
+        """The session's page; None until the hub answered."""
+        return self._door.memory.url
+
+    @property
+    def legal(self) -> tuple[str, ...]:
+        """The names of the events that are legal now."""
+        return machine.legal_events(self.state)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody at the hub wishes that the training stops. `epochs()` heeds it by itself."""
+        return self._door.memory.stop is not None
+
+    @property
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint, of an earlier attempt or this one; None if there is none."""
+        if self._opened is None:
+            return None
+        memory = self._door.memory
+        if memory.saves == 0 or memory.attempt == 0:
+            return self._last_checkpoint
+        return newest_whole(memory, self._opened.snapshots)
+
+    @property
+    def waiting(self) -> int:
+        """How many rows, files and words a hub has still to acknowledge."""
+        return self.receipt.waiting
+
+    @property
+    def receipt(self) -> Receipt:
+        """What was recorded, delivered, refused, and what waits, as of now."""
+        return receipt_of(self._door.memory, extra=tuple(self._local_conditions()))
+
+    def explain(self, event: str) -> str:
+        """What an event would do just now, or why it would do nothing, in words. It changes nothing.
+
+        Raises `UsageError` if there is no event of this name.
+        """
+        kinds = {name_of(kind): kind for kind in EVENTS}
+        if event not in kinds:
+            raise UsageError(f"there is no event {event!r}; there are {', '.join(sorted(kinds))}")
+        return explain(self._door.memory, _sample(kinds[event], self._door.now()))
+
+    # -- what a trainer says -------------------------------------------------------------------------------
+
+    def epochs(self, start: int | None = None) -> Iterator[int]:
+        """The epochs to train (0-based): from after the last checkpoint, or `start`, to the planned number.
+
+        Ends early when the hub asks for it. Without a planned number it goes on until then.
+        """
+        if start is not None and (type(start) is not int or start < 0):
+            raise UsageError(f"epochs(start) must be a whole number, 0 or more, not {start!r}")
+        return self._epochs_from(self._first_epoch if start is None else start)
+
+    def _epochs_from(self, epoch: int) -> Iterator[int]:
+        if self._closed or self.state is State.FINALIZING or self.state in TERMINAL_STATES:
+            return
+        self._begin_training()
+        while self._epochs is None or epoch < self._epochs:
+            if self.stop_requested:
+                self._stopped = True
+                return
+            self._epoch = epoch
+            yield epoch
+            epoch += 1
+
+    def log(self, metrics: Mapping[str, Any], *, epoch: int | None = None, step: int | None = None) -> None:
+        """Records a row: what an epoch measured, or with `step` what a step did. It is on disk when this returns.
+
+        Numbers, NumPy scalars and tensors of one element are taken; NaN and infinities are values. The epoch
+        (0-based) defaults to that of `epochs()`, and without it to the next one.
+        Raises `UsageError` for what is no number, and `IllegalEvent` after the end; nothing is recorded then.
+        """
+        values, nonfinite = exact(metrics)
+        if self._door.memory.state in _BEFORE_TRAINING:
+            self._begin_training()
+        if step is None:
+            decision = self._door.tell(FitEpochEnd, self._row_epoch(epoch), values, nonfinite)
+        elif values:  # a step without metrics is no event
+            decision = self._door.tell(TrainBatchEnd, self._row_epoch(epoch), step, values, nonfinite)
+        else:
+            return
+        if decision.refusal is not None:
+            self._raise_if_illegal(decision)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        epoch: int | None = None,
+        fitness: float | None = None,
+        kind: str = "last",
+    ) -> None:
+        """Says that a checkpoint was written to `path`. If it is kept, the copy is whole when this returns.
+
+        `fitness`: larger is better; without one nothing is best. `kind`: `last`, `best` or `final`. The epoch defaults
+        as in `log`. Raises `CheckpointMissing` if there is no such file, `UsageError`, and `IllegalEvent` after the end.
+        """
+        try:
+            chosen = CheckpointKind(kind)
+        except ValueError as error:
+            raise UsageError(f"kind must be last, best or final, not {kind!r}") from error
+        if fitness is not None:
+            fitness = checked_fitness(fitness)
+        if self._checkpoints is None:
+            return
+        self._begin_training()
+        if self._closed:
+            raise IllegalEvent(self.state, name_of(ModelSave), (), closed=True)
+        decision = self._checkpoints.save(Path(path), self._save_epoch(epoch), fitness, chosen)
+        self._raise_if_illegal(decision)
+
+    def tell(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
+        """Says an event as it is, for trainer modules: nothing is defaulted, and an illegal one is a value."""
+        return self._door.tell(kind, *fields, **named)
+
+    # -- the ends --------------------------------------------------------------------------------------------
+
+    def finish(self, timeout: float = 30.0) -> Receipt:
+        """Ends the training, waits at most `timeout` seconds for what is left, and lets go of the session.
+
+        It waits 0 s without a hub, and at most 5 s while nothing moves. What is still waiting then is kept, and
+        delivered by `hubstate sync` or beside a later session. Calling it again changes nothing.
+        """
+        if not isinstance(timeout, int | float) or not isfinite(timeout) or timeout < 0:
+            raise UsageError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
+        if not self._closed and self._opened is not None:
+            try:
+                self._begin_training()
+                if self.state is State.TRAINING:
+                    outcome = Outcome.STOPPED if self._stopped else Outcome.FINISHED
+                    final = None if self._checkpoints is None else self._checkpoints.name_final()
+                    self._door.tell(TrainEnd, outcome=outcome, final=final)
+                self._wait(timeout)
+            finally:
+                self.close()  # Ctrl-C ends the waiting, and not the session
+        return self.receipt
+
+    def abort(
+        self, reason: str, *, outcome: Outcome = Outcome.FAILED, timeout: float = AFTER_ABORT
+    ) -> Receipt:
+        """Ends the session `aborted`, waits at most `timeout` seconds for what was recorded, and lets go of it.
+
+        `outcome`: `failed`, `interrupted`, `stopped` or `unknown`. After the end of the training it only lets go.
+        """
+        if not self._closed and self._opened is not None:
+            try:
+                if self.state in (*_BEFORE_TRAINING, State.TRAINING):
+                    self._door.tell(Abort, outcome=outcome, reason=reason)
+                self._wait(timeout)
+            finally:
+                self.close()
+        return self.receipt
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Waits at most `timeout` seconds until the hub holds all that was recorded so far; tells whether it does."""
+        if self._posting is not None:
+            self._posting.hurry()
+        self._threads.poke(files=True)
+        self._wait(timeout, stall=timeout)
+        return self._is_drained()
+
+    def close(self) -> None:
+        """Lets go of the session at once, whatever waits. What was recorded stays, and leaves with a later process."""
+        if self._closed or self._opened is None or os.getpid() != self._opened.ownership.pid:
+            return
+        self._closed = True
+        self._threads.stop(LETTING_GO)
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is None or kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+            self.finish()
+        elif isinstance(error, KeyboardInterrupt):
+            self.abort("interrupted by Ctrl-C", outcome=Outcome.INTERRUPTED)
+        elif isinstance(error, SystemExit):
+            self.abort(f"the process ended by sys.exit({error.code!r})")
+        else:
+            self.abort(f"{kind.__name__}: {error}"[:2000])
+
+    def __repr__(self) -> str:
+        return f"<hubstate session {self.id or '(none)'}: {self.state.value}, {self.outcome.value}>"
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _announce(self, wish: Wish) -> None:
+        """Says that training is about to be prepared, unless the session is over and opens as it is."""
+        memory = self._door.memory
+        if memory.state is not State.IDLE:
+            self._say(
+                f"{memory.name} is {memory.state.value} already: its training is over, what waits is delivered"
+            )
+            self._epochs = memory.epochs
+            self._threads.poke(files=True)
+            return
+        limits = wish.limits or Limits(**self._found.limits)
+        checkpoint = self._last_checkpoint
+        self._first_epoch = 0 if checkpoint is None else checkpoint.epoch + 1
+        self._epochs = memory.epochs if wish.epochs is None else wish.epochs
+        self._door.tell(
+            PretrainRoutineStart,
+            session=memory.session,
+            name=wish.name,
+            wanted=self._found.mode != "off",
+            main=self._found.rank <= 0,
+            first_epoch=self._first_epoch,
+            epochs=self._epochs,
+            project=self._found.project,
+            group=self._found.group,
+            tags=wish.tags,
+            config=wish.config,
+            hub=self._hub_address is not None,
+            metrics_interval=limits.metrics,
+            checkpoint_interval=limits.checkpoint,
+            heartbeat_interval=limits.heartbeat,
+            checkpoints=wish.checkpoints,
+        )
+        if self._opened is not None and self._hub_address is None:
+            why = "the mode is offline" if self._found.mode == "offline" else "no hub is set"
+            self._say(
+                f"{why}: {wish.name} is kept in {self._opened.folder}; deliver it any time by `hubstate sync --hub URL`"
+            )
+
+    def _begin_training(self) -> None:
+        """Says what is missing before the first row."""
+        if self._door.memory.state not in _BEFORE_TRAINING or self._closed:
+            return
+        with self._beginning:
+            if self.state is State.SESSION_CREATED:
+                self._door.tell(PretrainRoutineEnd)
+            if self.state is State.TIMING:
+                self._door.tell(TrainStart)
+
+    def _row_epoch(self, epoch: int | None) -> int:
+        if epoch is not None:
+            return epoch
+        if self._epoch is not None:
+            return self._epoch
+        finished = self._door.memory.epoch
+        return 0 if finished is None else finished + 1
+
+    def _save_epoch(self, epoch: int | None) -> int:
+        if epoch is not None:
+            return epoch
+        if self._epoch is not None:
+            return self._epoch
+        return self._door.memory.epoch or 0  # after `log`: the epoch that was just logged
+
+    def _raise_if_illegal(self, decision: Decision) -> None:
+        refusal = decision.refusal
+        if self._closed:
+            raise IllegalEvent(self.state, name_of(decision.event), (), closed=True)
+        if refusal is not None and refusal.illegal:
+            raise IllegalEvent(refusal.state, refusal.event, refusal.legal)
+
+    def _heard(self, before: Memory, decision: Decision) -> None:
+        """After each step that did more than count a row; also from the sender's threads."""
+        after = decision.memory
+        if self._checkpoints is not None:
+            self._checkpoints.discard_needless(before, after)
+        if after.url is not None and after.url != before.url:
+            self._say(f"{after.name} is shown at {after.url}")
+        saved = after.saved
+        if saved is not None and saved.snapshot and saved is not before.saved:
+            self._unsynced.append(saved.snapshot)
+        sends_file = any(isinstance(action, SendCheckpoint | OpenSession) for action in decision.actions)
+        if decision.actions or after.outstanding != before.outstanding:
+            self._threads.poke(files=sends_file)
+        self._changed.set()
+
+    def _make_posting(self) -> Posting:
+        """On the sender's first thread."""
+        assert self._opened is not None
+        hub = None
+        if self._hub_address is not None:
+            hub = self._open_hub(self._hub_address, self._found.api_key)
+        self._posting = Posting(self._opened, hub, self._clock, self._chance, self._found.directory)
+        return self._posting
+
+    def _sync(self) -> None:
+        """On the words' thread: asks the disk to keep what was written, files before the lines that name them."""
+        if self._opened is None:
+            return
+        while self._unsynced:
+            name = self._unsynced.popleft()
+            try:
+                self._opened.snapshots.sync(name)
+            except FileNotFoundError:
+                continue  # a newer one took its place meanwhile
+        self._door.sync()
+
+    def _moved(self) -> int:
+        return 0 if self._posting is None else self._posting.moved
+
+    def _is_drained(self) -> bool:
+        memory = self._door.memory
+        if self._door.unwritten:
+            return False
+        return not receipt_of(memory).waiting if memory.session else True
+
+    def _wait(self, timeout: float, *, stall: float = STALL) -> None:
+        """Waits until nothing waits any more; at most `timeout` s, and at most `stall` s while nothing moves."""
+        if self._hub_address is None:
+            return
+        clock = self._clock
+        begun = since = clock.monotonic()
+        moved = self._moved()
+        while not self._is_drained():
+            self._changed.clear()
+            now = clock.monotonic()
+            if self._moved() != moved:
+                moved, since = self._moved(), now
+            left = min(begun + timeout, since + stall) - now
+            if left <= 0:
+                return
+            clock.wait(self._changed, min(left, 0.5))
+
+    def _local_conditions(self) -> Iterator[Condition]:
+        now = self._door.now()
+        if self._door.unwritten or self._door.failure:
+            reason = f"{self._door.unwritten} steps are only in memory: {self._door.failure}"
+            yield Condition("journal_failing", now, reason)
+        if self._threads.failure:
+            yield Condition("sender_failing", now, self._threads.failure)
+
+
+def _sample(kind: type[Event], at: float) -> Event:
+    """An event of this kind as a trainer would say it next, to ask about."""
+    fields: dict[str, Any] = {"epoch": 0, "step": 0, "metrics": {}, "path": "", "size": 0, "mtime_ns": 0}
+    fields |= {"outcome": Outcome.STOPPED, "reason": "", "key": "", "condition": ""}
+    names = {field.name for field in msgspec.structs.fields(kind) if field.required} - {"at"}
+    return kind(at, **{name: fields[name] for name in names})
