@@ -1,0 +1,29 @@
+"""The hubs: which one answers to an address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hubstate.errors import UsageError
+from hubstate.hubs.base import Hub
+
+__all__ = ["open_hub"]
+
+
+def open_hub(address: str, api_key: str | None, **options: Any) -> Hub:
+    """The hub at `address`, by its scheme; `options` go to its class. No connection is opened yet.
+
+    What a hub needs (`requests`, say) is imported here and not before. Raises `UsageError` for an address of a kind
+    that is not known.
+    """
+    scheme = address.partition("://")[0] if "://" in address else ""
+    match scheme:
+        case "http" | "https":
+            from hubstate.hubs.hub_v1 import HubV1  # noqa: PLC0415
+
+            return HubV1(address, api_key, **options)
+        case _:
+            raise UsageError(
+                f"no hub is known for the scheme {scheme!r}: an address must look like http://host:8765 or "
+                "https://host"
+            )

@@ -85,7 +85,12 @@ Reply = Accepted | Declined | Delayed
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a hub can hold, and tell."""
+    """What a hub can hold, and tell.
+
+    `step_rows`: rows of single steps, and of the final evaluation. `folders`: checkpoints that are folders.
+    `closing`: the word that a session is over. `stop_request`: it may ask for a stop. `own_digest`: it tells the
+    SHA-256 of the file as it holds it.
+    """
 
     step_rows: bool = True
     folders: bool = False
@@ -98,8 +103,27 @@ class Capabilities(msgspec.Struct, frozen=True):
 class Hub(Protocol):
     """What the sender asks of a hub."""
 
-    #: The address without credentials, for people.
-    address: str
+    @property
+    def address(self) -> str:
+        """The address without credentials, for people."""
+        ...
+
+    @property
+    def moved(self) -> int:
+        """Grows while something moves: bytes of uploads that have left, and answers that have come.
+
+        Any thread may look; whoever waits sees by it whether waiting is worth it.
+        """
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the hub can hold and tell, as far as it is known: a hub that was not heard yet can do the least."""
+        ...
+
+    def check(self) -> Reply:
+        """Asks whether the hub is there and takes the key, and for nothing else; changes nothing there."""
+        ...
 
     def deliver(self, parcel: Parcel) -> Reply:
         """Sends one parcel, once, within the hub's deadlines, and tells what became of it."""

@@ -1,0 +1,294 @@
+"""The wire: one request goes out, one answer comes back, and neither ever raises because of the other side.
+
+This is the only place that knows `requests`, and the seam at which its errors, and those of all that lies below it,
+become values: `Delayed("offline", reason)`. The reason is for people; it names the hub's host and the cause and
+never holds a key, an address with a path, or what a library prints of itself.
+
+A `Wire` has one line for words and one for files, each with a session and a connection of its own, because a sender
+has a thread for each; a lock keeps a third caller from speaking between. Redirects are not followed, answers are read
+whole but never beyond 4 MB, cookies are not kept, and nothing but our own header carries a key: an entry for the
+host in a `.netrc` does not replace it. Proxies and certificates come from the environment, as everywhere; only what
+is on this very machine is asked without a proxy.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import requests
+import urllib3.exceptions as foreign
+from requests.auth import AuthBase
+
+from hubstate.errors import UsageError
+from hubstate.hubs.base import Delayed
+from hubstate.hubs.deadlines import Overdue, Stalled, Watch, WatchedAdapter
+from hubstate.hubs.multipart import Form
+from hubstate.hubs.verdict import Answer
+
+__all__ = ["LARGEST_ANSWER", "Wire", "user_agent"]
+
+#: What is longer is no answer (bytes).
+LARGEST_ANSWER = 4_000_000
+
+_FAILURES = (
+    requests.RequestException,
+    foreign.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,  # what libraries raise over an odd header or host name
+)
+
+
+def user_agent() -> str:
+    """How requests name their sender: `hubstate/VERSION`."""
+    try:
+        return f"hubstate/{version('hubstate')}"
+    except PackageNotFoundError:  # run from a source tree that was not installed
+        return "hubstate"
+
+
+class _Key(AuthBase):
+    """Puts the key into its header, and keeps `requests` from looking for another one elsewhere."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key is not None:
+            request.headers["x-api-key"] = self._key
+        return request
+
+    def __repr__(self) -> str:
+        return "<key>" if self._key is not None else "<no key>"
+
+
+class _Session(requests.Session):
+    """A session that does not even look at redirects: looking reads the whole answer, however long it is."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
+        return None
+
+
+class Wire:
+    """The connections to one hub. `address`: scheme, host, port and path, without credentials."""
+
+    def __init__(
+        self,
+        address: str,
+        key: str | None,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        total_timeout: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Opens no connection yet. Times in seconds; see `deadlines` for what each is about.
+
+        Raises `UsageError` for an address or a key that no request can carry; the key is not shown.
+        """
+        self.address, self.host, self.loopback = _checked(address)
+        if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
+            raise UsageError("the api key is empty or holds characters that no header can carry")
+        self._key = None if key is None else key.strip()
+        self._connect_timeout = connect_timeout
+        self._lines = tuple(
+            _Line(self, self._key, connect_timeout, Watch(read_timeout, total_timeout, monotonic))
+            for _ in ("words", "files")
+        )
+
+    @property
+    def has_key(self) -> bool:
+        """Whether requests carry a key."""
+        return self._key is not None
+
+    @property
+    def moved(self) -> int:
+        """The bytes of uploads that have left so far, plus one for each answer that came."""
+        return sum(line.watch.moved for line in self._lines)
+
+    def send(
+        self,
+        path: str,
+        body: bytes | Form = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "POST",
+        files: bool = False,
+    ) -> Answer | Delayed:
+        """Sends one request, once, on the line for words or for files; returns the answer, or why there is none."""
+        return self._lines[files].send(method, path, body, headers or {})
+
+    def clean(self, text: str) -> str:
+        """`text` without the key, should a hub have repeated it."""
+        return text.replace(self._key, "(key)") if self._key is not None else text
+
+    def close(self) -> None:
+        """Lets go of the connections. A later request opens them again."""
+        for line in self._lines:
+            line.close()
+
+    def __repr__(self) -> str:
+        return f"<Wire to {self.address}>"
+
+
+class _Line:
+    """One session, with one connection that is kept from request to request."""
+
+    def __init__(self, wire: Wire, key: str | None, connect_timeout: float, watch: Watch) -> None:
+        self.watch = watch
+        self._address = wire.address
+        self._host = wire.host
+        self._connect_timeout = connect_timeout
+        self._lock = threading.Lock()
+        self._session = _Session()
+        self._session.auth = _Key(key)
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # Answers are small; one that is packed could be a thousand times what it seems.
+        self._session.headers.update({"User-Agent": user_agent(), "Accept-Encoding": "identity"})
+        adapter = WatchedAdapter(watch)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        self._direct = urlsplit(wire.address).hostname if wire.loopback else None
+
+    def send(
+        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str]
+    ) -> Answer | Delayed:
+        with self._lock:
+            self.watch.begin(upload=isinstance(body, Form))
+            try:
+                answer = self._exchange(method, path, body, headers)
+            except _FAILURES as error:
+                self._session.close()
+                return Delayed("offline", self._explain(error))
+            if self.watch.cut_short or isinstance(answer, Delayed):
+                # What is left of this request would be taken for the beginning of the next one.
+                self._session.close()
+            self.watch.moved += 1
+            return answer
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str]
+    ) -> Answer | Delayed:
+        response = self._session.request(
+            method,
+            f"{self._address}{path}",
+            data=body,
+            headers=dict(headers),
+            timeout=(self._connect_timeout, self.watch.patience),
+            allow_redirects=False,
+            stream=True,
+            proxies=None if self._direct is None else {"no_proxy": self._direct},
+        )
+        try:
+            text = response.raw.read(LARGEST_ANSWER + 1, decode_content=False)
+        finally:
+            response.close()
+        if len(text) > LARGEST_ANSWER:
+            reason = f"the answer of {self._host} is longer than {LARGEST_ANSWER // 1_000_000} MB"
+            return Delayed("hub_failing", reason, response.status_code)
+        return Answer(response.status_code, response.headers, _object(text), not self.watch.cut_short)
+
+    def _explain(self, error: BaseException) -> str:
+        return _reason(error, self._host, self._connect_timeout, self.watch)
+
+    def close(self) -> None:
+        with self._lock:
+            self._session.close()
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        body = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _checked(address: str) -> tuple[str, str, bool]:
+    """The address without a slash at its end, the host (and port) for people, and whether it is this machine."""
+    try:
+        parts = urlsplit(address)
+        name, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise UsageError(f"the hub's address cannot be read: {error}") from error
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise UsageError(
+            f"the hub's address ({name}) must hold no user, key or query: give the key by `hubstate login` "
+            "or HUBSTATE_API_KEY"
+        )
+    if parts.scheme not in ("http", "https") or not name or not address.isprintable() or " " in address:
+        raise UsageError(f"the hub's address {address!r} must look like http://host:8765 or https://host")
+    shown = f"[{name}]" if ":" in name else name
+    return address.rstrip("/"), shown if port is None else f"{shown}:{port}", _is_loopback(name)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+# -- why there is no answer, in words ----------------------------------------------------------------------
+
+
+def _reason(error: BaseException, host: str, connect_timeout: float, watch: Watch) -> str:
+    """The first cause that says something to people, of all that lie behind `error`."""
+    causes = list(_causes(error))
+    reasons: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
+        (Stalled, f"the upload to {host} moved less than 64 KiB in {watch.patience:g} s"),
+        (Overdue, f"no whole answer from {host} within {watch.total:g} s"),
+        (ssl.SSLCertVerificationError, f"the certificate of {host} is not accepted"),
+        ((ssl.SSLError, foreign.SSLError), f"no secure connection to {host} (does it speak https?)"),
+        ((foreign.ProxyError, requests.exceptions.ProxyError), f"the proxy on the way to {host} fails"),
+        (foreign.NameResolutionError, f"the name of {host} is not known (or there is no network)"),
+        (ConnectionRefusedError, f"connection refused by {host}"),
+        (foreign.NewConnectionError, f"no way to {host}"),
+        (foreign.ConnectTimeoutError, f"no connection to {host} within {connect_timeout:g} s"),
+        (TimeoutError, f"no answer from {host} within {watch.patience:g} s"),
+        (foreign.ReadTimeoutError, f"no answer from {host} within {watch.patience:g} s"),
+        (http.client.IncompleteRead, f"{host} broke off its answer"),
+        ((ConnectionError, http.client.RemoteDisconnected), f"{host} closed the connection"),
+        (http.client.HTTPException, f"what {host} answered is no HTTP"),
+    ]
+    for kind, reason in reasons:
+        for cause in causes:
+            if isinstance(cause, kind):
+                return f"{reason}{_detail(cause, causes)}"
+    return f"no answer from {host}{_detail(error, causes)}"
+
+
+def _detail(cause: BaseException, causes: list[BaseException]) -> str:
+    """What the operating system or the certificate's check says about it, in its own fixed words."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f": {cause.verify_message}"
+    if isinstance(cause, ConnectionError | TimeoutError):
+        return ""
+    for behind in causes:
+        # Subclasses outside the standard library carry addresses; a plain one says what the system said.
+        if type(behind) is OSError and (words := behind.strerror or str(behind)):
+            return f": {words[:200]}"
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and all that it came from, wherever libraries put that; each once."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if not isinstance(cause, BaseException) or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
