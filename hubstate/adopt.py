@@ -63,8 +63,19 @@ def adopt(memory: Memory, event: Event, state: State, actions: tuple[AnyAction, 
         _asked(memory, actions, changes)
     if state is not memory.state:
         changes["state"] = state
-    _pull_back_clocks(memory, event, changes)
+    if _is_ahead(memory, event.at):
+        _pull_back_clocks(memory, event, changes)
     return replace(memory, **changes) if changes else memory
+
+
+def _is_ahead(memory: Memory, at: float) -> bool:
+    """Whether a remembered time lies ahead. Spelt out, because it is asked for every row on the training thread."""
+    return (
+        (memory.metrics_since or 0.0) > at
+        or (memory.checkpoint_since or 0.0) > at
+        or (memory.heartbeat_since or 0.0) > at
+        or (memory.kept_at or 0.0) > at
+    )
 
 
 def _pull_back_clocks(memory: Memory, event: Event, changes: dict[str, Any]) -> None:
@@ -76,11 +87,10 @@ def _pull_back_clocks(memory: Memory, event: Event, changes: dict[str, Any]) -> 
     clocks = (
         ("heartbeat_since",) if beat else ("metrics_since", "checkpoint_since", "heartbeat_since", "kept_at")
     )
-    at = event.at
     for name in clocks:
         since = getattr(memory, name)
-        if since is not None and since > at and name not in changes:
-            changes[name] = at
+        if since is not None and since > event.at and name not in changes:
+            changes[name] = event.at
 
 
 def _asked(memory: Memory, actions: tuple[AnyAction, ...], changes: dict[str, Any]) -> None:
