@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import structlog
-
 from hubstate.clock import Clock
 from hubstate.errors import JournalDamaged, SessionBusy, StorageError
 from hubstate.hubs.base import Hub
 from hubstate.index import sessions_in
+from hubstate.log import log
 from hubstate.opening import Opened, peek
 from hubstate.outbox import FILES
 from hubstate.sender import Sender
@@ -18,7 +17,6 @@ from hubstate.sync import Remainder, has_undelivered
 
 __all__ = ["Backlog", "Posting"]
 
-_log = structlog.get_logger("hubstate.backlog")
 
 #: Between two looks into a folder (seconds): a look reads a journal, and a training thread wants the interpreter too.
 BETWEEN_LOOKS = 0.05
@@ -112,7 +110,9 @@ class Backlog:
         except SessionBusy:
             return  # another process was quicker
         except (JournalDamaged, StorageError) as failure:
-            _log.warning("hubstate.session_unreadable", folder=str(folder), reason=str(failure))
+            log("hubstate.backlog").warning(
+                "hubstate.session_unreadable", folder=str(folder), reason=str(failure)
+            )
 
     def _let_go(self) -> None:
         if self._current is not None:

@@ -12,19 +12,16 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 
-import structlog
-
 from hubstate.actions import Decision, KeepCheckpoint, Memory
 from hubstate.door import Door
 from hubstate.errors import CheckpointMissing, StorageError
 from hubstate.events import ModelSave, Saved
+from hubstate.log import log
 from hubstate.opening import needed_snapshots
 from hubstate.snapshots import Snapshots, digest, is_torn, look
 from hubstate.states import CheckpointKind
 
 __all__ = ["Checkpoint", "Checkpoints", "newest_whole"]
-
-_log = structlog.get_logger("hubstate.checkpoints")
 
 
 class Checkpoint:
@@ -101,7 +98,9 @@ class Checkpoints:
             try:
                 self._snapshots.take(path, snapshot)
             except (CheckpointMissing, StorageError) as failure:
-                _log.warning("hubstate.checkpoint_unkept", path=str(path), reason=str(failure))
+                log("hubstate.checkpoints").warning(
+                    "hubstate.checkpoint_unkept", path=str(path), reason=str(failure)
+                )
                 return self._door.tell(ModelSave, **named, unkept=str(failure))
             decision = self._door.tell(ModelSave, **named, snapshot=snapshot)
             if _kept(decision) is None:
@@ -124,7 +123,9 @@ class Checkpoints:
             try:
                 self._snapshots.take(Path(saved.path), snapshot)
             except (CheckpointMissing, StorageError) as failure:
-                _log.warning("hubstate.checkpoint_unkept", path=saved.path, reason=str(failure))
+                log("hubstate.checkpoints").warning(
+                    "hubstate.checkpoint_unkept", path=saved.path, reason=str(failure)
+                )
                 return None
             return Saved(saved.path, saved.epoch, saved.size, saved.mtime_ns, memory.attempt, snapshot)
 

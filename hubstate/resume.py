@@ -5,20 +5,17 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import structlog
-
 from hubstate import opening
 from hubstate.clock import Clock
 from hubstate.door import Listener
 from hubstate.errors import SessionBusy, SessionNotFound, StorageError
 from hubstate.index import Index
+from hubstate.log import log
 from hubstate.opening import Opened
 from hubstate.settings import Settings
 from hubstate.states import State
 
 __all__ = ["find_folder", "open_session"]
-
-_log = structlog.get_logger("hubstate.resume")
 
 
 def open_session(
@@ -35,7 +32,7 @@ def open_session(
     try:
         Index(found.data_folder / "sessions").enter(opened.folder.name, opened.folder)
     except StorageError as failure:
-        _log.warning("hubstate.session_not_indexed", reason=str(failure))
+        log("hubstate.resume").warning("hubstate.session_not_indexed", reason=str(failure))
     return opened
 
 

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from hubstate.actions import (
     AnyAction,
     Decision,
@@ -41,12 +39,12 @@ from hubstate.events import (
 )
 from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, News, Parcel, Reply
 from hubstate.limits import next_due
+from hubstate.log import log
 from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox, OutboxRenewed
 from hubstate.snapshots import digest
 
 __all__ = ["Sender", "SenderThreads", "Stepper"]
 
-_log = structlog.get_logger("hubstate.sender")
 
 #: Full jitter: a uniform draw from 0 to the smaller of CAP and FIRST * 2^tries (seconds).
 FIRST, CAP = 1.0, 60.0
@@ -109,7 +107,7 @@ class Sender:
                 self._tick()
             return self._send_next(lane)
         except OutboxRenewed as renewed:
-            _log.warning("hubstate.outbox_renewed", reason=str(renewed))
+            log("hubstate.sender").warning("hubstate.outbox_renewed", reason=str(renewed))
             return 0.0
 
     def _fold(self) -> None:
@@ -209,7 +207,9 @@ class Sender:
                     self._delivered(delivery, action, reply)
             case Declined():
                 self._door.tell(Refused, key=delivery.key, reason=reply.reason, status=reply.status)
-                _log.warning("hubstate.delivery_refused", key=delivery.key, reason=reply.reason)
+                log("hubstate.sender").warning(
+                    "hubstate.delivery_refused", key=delivery.key, reason=reply.reason
+                )
             case Delayed():
                 self._postpone(delivery, reply)
                 return 0.0
@@ -363,7 +363,7 @@ class SenderThreads:
                 if self._is_stopping():
                     return
                 self.failure = f"{type(error).__name__}: {error}"
-                _log.warning("hubstate.sender_failed", lane=lane, reason=self.failure)
+                log("hubstate.sender").warning("hubstate.sender_failed", lane=lane, reason=self.failure)
                 rest = AFTER_FAILURE
             # `stop` sets the flag first and the signal after it: a signal that was cleared above is seen by the flag.
             if rest > 0 and not self._is_stopping():
