@@ -22,5 +22,5 @@ def log(room: str) -> FilteringBoundLogger:
     if structlog.is_configured():
         logger: FilteringBoundLogger = structlog.get_logger(room)
     else:
-        logger = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), logger=room)
+        logger = structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).bind(room=room)
     return logger
