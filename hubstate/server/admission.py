@@ -1,0 +1,106 @@
+"""Who may in. With keys: whoever has one. Without any key ever made: this machine alone.
+
+The second way is for the first minutes of a hub, and for the demo. It is safe only as long as no web page can talk
+to the hub through the user's browser. So the hub must have been reached under a loopback name (a foreign name that
+resolves to 127.0.0.1 is DNS rebinding), from a loopback address, and not from another site's page.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from hubstate.server import keys, signing
+from hubstate.server.answers import Problem
+from hubstate.server.store import Store
+
+__all__ = ["COOKIE", "Visit", "admit", "admit_page", "check_same_site", "is_loopback"]
+
+COOKIE = "hubstate_page"
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What admission looks at: header names in lower case, and the address that the request came from."""
+
+    headers: Mapping[str, str]
+    peer: str
+    bound: str
+    cookie: str = ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    if host in _LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def admit(store: Store, visit: Visit) -> str:
+    """The owner that the request's key stands for. Raises `Problem` 401 or 403."""
+    with store.database.reading() as connection:
+        if not keys.any_made(connection):
+            _check_open(visit)
+            return keys.DEFAULT_OWNER
+        found = keys.recognise(connection, _key_of(visit.headers))
+    if found is None:
+        raise Problem(
+            401,
+            "unauthorized",
+            "this hub does not know that API key: make one by `hubstate keys create NAME`",
+        )
+    return found[1]
+
+
+def admit_page(store: Store, visit: Visit, now: float) -> str | None:
+    """The owner for whom a page is shown; None where somebody has to log in first. Raises `Problem` 403."""
+    with store.database.reading() as connection:
+        if not keys.any_made(connection):
+            _check_open(visit)
+            return keys.DEFAULT_OWNER
+        key_id = signing.cookie_key(store.secret, visit.cookie, now)
+        return None if key_id is None else keys.owner_by_id(connection, key_id)
+
+
+def check_same_site(visit: Visit, public_url: str | None) -> None:
+    """Refuses what another site's page sends through a browser. Raises `Problem` 403."""
+    origin = visit.headers.get("origin")
+    host = visit.headers.get("host", "")
+    if visit.headers.get("sec-fetch-site") == "cross-site":
+        raise Problem(403, "cross_site", "this hub takes nothing from another site's page")
+    if origin is None:
+        return
+    good = {host, urlsplit(public_url).netloc} if public_url else {host}
+    if urlsplit(origin).netloc not in good:
+        raise Problem(403, "cross_site", "this hub takes nothing from another site's page")
+
+
+def _check_open(visit: Visit) -> None:
+    name = _host_name(visit.headers.get("host", ""))
+    if not (is_loopback(visit.peer) and is_loopback(visit.bound)):
+        raise Problem(401, "unauthorized", "this hub has no key yet: make one by `hubstate keys create NAME`")
+    if name != visit.bound and not is_loopback(name):
+        raise Problem(
+            403, "host_not_allowed", "without a key this hub answers only under 127.0.0.1, ::1 and localhost"
+        )
+    check_same_site(visit, None)
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _key_of(headers: Mapping[str, str]) -> str:
+    bearer = headers.get("authorization", "")
+    if bearer[:7].lower() == "bearer ":
+        return bearer[7:].strip()
+    return headers.get("x-api-key", "").strip()

@@ -1,0 +1,153 @@
+"""What the hub tells of a session: HUB v1's fields, which old clients act upon, and the hub's own beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select
+
+from hubstate.server import rows as rows_room
+from hubstate.server.checkpoints import stored
+from hubstate.server.schema import attempts, problems, usage
+from hubstate.server.sessions import in_contact, is_live, outcome_of
+from hubstate.server.signing import file_address
+from hubstate.server.store import Store
+from hubstate.states import CheckpointKind
+
+__all__ = ["checkpoints_of", "conditions_of", "model_of", "summary_of"]
+
+_FINAL, _BEST, _LAST = CheckpointKind.FINAL.value, CheckpointKind.BEST.value, CheckpointKind.LAST.value
+
+
+def summary_of(connection: Connection, session: RowMapping, now: float) -> dict[str, Any]:
+    """What a list shows of a session. Times in seconds since 1970."""
+    return {
+        "id": session["id"],
+        "name": session["name"],
+        "project": session["project"],
+        "group": session["group"],
+        "tags": session["tags"],
+        "state": session["state"],
+        "outcome": outcome_of(session, now),
+        "reason": session["reason"],
+        "attempt": session["attempt"],
+        "epoch": session["epoch"],
+        "epochs": session["epochs"],
+        "delivered": rows_room.count(connection, session["id"]),
+        "waiting": session["waiting"],
+        "created_at": session["created_at"],
+        "last_contact": session["last_contact"],
+        "ended_at": session["ended_at"],
+    }
+
+
+def checkpoints_of(
+    store: Store, connection: Connection, session: RowMapping, base: str, now: float
+) -> list[dict[str, Any]]:
+    """The stored checkpoints, each with an address that needs no key."""
+    return [
+        {
+            "kind": kind,
+            "epoch": row["epoch"],
+            "attempt": row["attempt"],
+            "size": row["size"],
+            "sha256": row["sha256"],
+            "fitness": row["fitness"],
+            "at": row["at"],
+            "url": file_address(store.secret, base, session["id"], kind, row["sha256"], now),
+        }
+        for kind, row in stored(connection, session["id"]).items()
+    ]
+
+
+def conditions_of(connection: Connection, session: RowMapping, now: float) -> list[dict[str, Any]]:
+    """The circumstances that the hub knows of, each with a reason and the time since which it holds."""
+    conditions: list[dict[str, Any]] = []
+    if is_live(session) and not in_contact(session, now):
+        since = session["last_contact"]
+        conditions.append(
+            {"name": "no_contact", "since": since, "reason": "nothing was heard of it since then"}
+        )
+    if session["stop"] is not None and is_live(session):
+        conditions.append({"name": "stop_wanted", "since": None, "reason": session["stop"]})
+    query = select(problems.c.at, problems.c.what).where(problems.c.session == session["id"])
+    conditions += [
+        {"name": "odd_request", "since": at, "reason": what}
+        for at, what in connection.execute(query.order_by(problems.c.at).limit(100))
+    ]
+    return conditions
+
+
+def model_of(
+    store: Store, connection: Connection, session: RowMapping, base: str, now: float
+) -> dict[str, Any]:
+    """All that `GET /v1/models/{id}` tells."""
+    files = {file["kind"]: file for file in checkpoints_of(store, connection, session, base, now)}
+    config = _part(session, "config")
+    dataset = _part(session, "dataset").get("name")
+    lineage = _part(session, "lineage")
+    architecture = _name(lineage, "architecture")
+    parent = _name(lineage, "parent")
+    data = dataset if isinstance(dataset, str) else ""
+    final = files.get(_FINAL)
+    trained = final is not None and final["attempt"] >= session["attempt"]
+    best = final if trained else files.get(_BEST) or final
+    last = files.get(_LAST)
+    query = select(attempts).where(attempts.c.session == session["id"]).order_by(attempts.c.attempt)
+    names = select(usage.c.what, usage.c.attempt, usage.c.at).where(usage.c.session == session["id"])
+    return {
+        **summary_of(connection, session, now),
+        # HUB v1
+        "meta": {"name": session["name"]},
+        "status": "trained" if trained else "training" if session["epoch"] is not None else "new",
+        "cfg": f"{architecture}.yaml" if architecture else None,
+        "data": data,
+        "is_pretrained": bool(parent),
+        "is_custom": False,
+        "has_last_weights": last is not None,
+        "has_best_weights": best is not None,
+        "resume": last["url"] if last else None,
+        "weights": best["url"] if best else parent,
+        "train_args": _train_args(config, data, session["epochs"]),
+        "batch_size": config.get("batchSize"),
+        "imgsz": config.get("imageSize"),
+        "patience": config.get("patience"),
+        "device": config.get("device"),
+        "cache": config.get("cache"),
+        # the hub's own
+        "config": session["config"],
+        "rows_told": session["rows_told"],
+        "stop": session["stop"],
+        "attempts": [
+            {name: value for name, value in row.items() if name != "session"}
+            for row in connection.execute(query).mappings()
+        ],
+        "checkpoints": list(files.values()),
+        "conditions": conditions_of(connection, session, now),
+        "usage": [dict(row) for row in connection.execute(names.order_by(usage.c.id)).mappings()],
+        "url": f"{base}/models/{session['id']}",
+    }
+
+
+def _train_args(config: dict[str, Any], data: str, epochs: int | None) -> dict[str, Any]:
+    """The trainer's arguments. Always with `data`: without it an old client attaches nothing."""
+    named = {
+        "batch": config.get("batchSize"),
+        "epochs": config.get("epochs", epochs),
+        "imgsz": config.get("imageSize"),
+        "patience": config.get("patience"),
+        "device": config.get("device"),
+        "cache": config.get("cache"),
+    }
+    return {"data": data, **{name: value for name, value in named.items() if value is not None}}
+
+
+def _part(session: RowMapping, name: str) -> dict[str, Any]:
+    part = session["body"].get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _name(lineage: dict[str, Any], which: str) -> str | None:
+    part = lineage.get(which)
+    name = part.get("name") if isinstance(part, dict) else None
+    return name if isinstance(name, str) and name else None

@@ -1,0 +1,117 @@
+"""API keys: shown once when they are made, kept as SHA-256, compared in constant time.
+
+A key is 160 random bits, so a plain hash of it cannot be guessed back. Every key belongs to an owner, and an owner
+sees the sessions of all their keys; a hub for one person or team has the one owner `default`. A hub without any
+key is open to its own machine; the first key ends that for good, revoked or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from hubstate.errors import UsageError
+from hubstate.server.schema import keys
+from hubstate.server.store import Store
+
+__all__ = ["DEFAULT_OWNER", "Key", "any_made", "create", "listed", "owner_by_id", "recognise", "revoke"]
+
+DEFAULT_OWNER = "default"
+_NAME_LENGTH = 100
+
+
+class Key(NamedTuple):
+    """What is known of a key: never the key itself. Times in seconds since 1970."""
+
+    id: int
+    name: str
+    owner: str
+    created_at: float
+    revoked_at: float | None
+
+
+def create(
+    data_dir: Path, name: str, *, owner: str = DEFAULT_OWNER, wall: Callable[[], float] = time.time
+) -> str:
+    """Makes a key for the hub in `data_dir` and returns it; it cannot be shown again.
+
+    Raises `UsageError` for a name that a living key has, or that is empty or too long.
+    """
+    if not name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
+        raise UsageError(f"a key's name has 1 to {_NAME_LENGTH} printable characters")
+    store = Store(data_dir)
+    try:
+        with store.database.writing() as connection:
+            if _living(connection, name) is not None:
+                raise UsageError(
+                    f"a key named {name!r} exists: choose another name, or revoke that one first"
+                )
+            key = f"ul_{secrets.token_hex(20)}"
+            connection.execute(
+                insert(keys).values(name=name, owner=owner, hash=_hash(key), created_at=wall())
+            )
+            return key
+    finally:
+        store.close()
+
+
+def listed(data_dir: Path) -> list[Key]:
+    """All keys of the hub in `data_dir`, oldest first, revoked ones included."""
+    store = Store(data_dir)
+    try:
+        with store.database.reading() as connection:
+            query = select(keys.c.id, keys.c.name, keys.c.owner, keys.c.created_at, keys.c.revoked_at)
+            return [Key(*row) for row in connection.execute(query.order_by(keys.c.id))]
+    finally:
+        store.close()
+
+
+def revoke(data_dir: Path, name: str, *, wall: Callable[[], float] = time.time) -> None:
+    """Ends the living key of that name. Raises `UsageError` if there is none."""
+    store = Store(data_dir)
+    try:
+        with store.database.writing() as connection:
+            found = _living(connection, name)
+            if found is None:
+                raise UsageError(f"no living key is named {name!r}: see `hubstate keys list`")
+            connection.execute(update(keys).where(keys.c.id == found).values(revoked_at=wall()))
+    finally:
+        store.close()
+
+
+def any_made(connection: Connection) -> bool:
+    """Whether a key was ever made."""
+    return connection.execute(select(func.count()).select_from(keys)).scalar_one() > 0
+
+
+def recognise(connection: Connection, key: str) -> tuple[int, str] | None:
+    """The id and the owner of a living key; None for anything else."""
+    offered = _hash(key)
+    found = None
+    query = select(keys.c.id, keys.c.owner, keys.c.hash).where(keys.c.revoked_at.is_(None))
+    for key_id, owner, stored in connection.execute(query):
+        if hmac.compare_digest(stored, offered):
+            found = (key_id, owner)
+    return found
+
+
+def owner_by_id(connection: Connection, key_id: int) -> str | None:
+    """The owner of a living key; None if it was revoked or never was."""
+    query = select(keys.c.owner).where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
+    return connection.execute(query).scalar_one_or_none()
+
+
+def _living(connection: Connection, name: str) -> int | None:
+    query = select(keys.c.id).where(keys.c.name == name, keys.c.revoked_at.is_(None))
+    return connection.execute(query).scalar_one_or_none()
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

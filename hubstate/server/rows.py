@@ -1,0 +1,207 @@
+"""Rows: kept as they came, and which of them are in force.
+
+Every row is kept once: a repeat is told from a new row by its content. What is in force follows from the rows and
+the attempts alone, so the order in which they arrived plays no part:
+
+* a row of an attempt counts only below the first epoch of every later attempt, replaced yet or not;
+* of rows with the same epoch, step and `final`, the newest attempt's counts;
+* rows of one attempt with the same epoch, step and `final` merge by name, the later value wins: later by the
+  row's own time `at`, and among equal times by arrival.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from hubstate.server.schema import attempts, rows
+
+__all__ = ["BIGGEST", "RowIn", "count", "every_row", "from_hub_v1", "in_force", "keep", "number"]
+
+#: The biggest epoch, step or attempt that is taken.
+BIGGEST = 2**53
+
+
+class RowIn(NamedTuple):
+    """A row as it was sent. `at` is None where the client told no time; values are finite numbers or None."""
+
+    attempt: int
+    epoch: int
+    step: int | None
+    final: bool
+    at: float | None
+    metrics: dict[str, int | float | None]
+    nonfinite: dict[str, str]
+
+    def digest(self) -> str:
+        """Equal for a repeat of the same row, and only then."""
+        text = json.dumps(
+            [self.step, self.final, self.at, self.metrics, self.nonfinite], sort_keys=True, allow_nan=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def number(value: object) -> tuple[int | float | None, str]:
+    """A JSON number as a finite value, or None and its name; anything else is None and `not a number`."""
+    if value is None:
+        return None, ""
+    if isinstance(value, bool):
+        return int(value), ""
+    if not isinstance(value, int | float):
+        return None, "not a number"
+    try:
+        as_float = float(value)
+    except OverflowError:
+        return None, "Infinity" if value > 0 else "-Infinity"
+    if math.isnan(as_float):
+        return None, "NaN"
+    if math.isinf(as_float):
+        return None, "Infinity" if as_float > 0 else "-Infinity"
+    return value, ""
+
+
+def from_hub_v1(metrics: Mapping[str, object], attempt: int) -> tuple[list[RowIn], list[str]]:
+    """The rows of a HUB v1 upload, `{"<epoch>": "<JSON text>"}`, and in words what of it could not be read.
+
+    The inner text may hold bare NaN and Infinity, as Python writes them.
+    """
+    taken: list[RowIn] = []
+    odd: list[str] = []
+    for key, text in metrics.items():
+        if not (key.isascii() and key.isdigit() and int(key[:20]) <= BIGGEST):
+            odd.append(f"a row was sent for {key[:40]!r}, which is no epoch")
+            continue
+        values = _inner(text)
+        if values is None:
+            odd.append(f"the row of epoch {key} could not be read: it is no JSON object")
+            continue
+        finite: dict[str, int | float | None] = {}
+        nonfinite: dict[str, str] = {}
+        for name, value in values.items():
+            clean = name.encode("utf-8", "replace").decode()
+            finite[clean], word = number(value)
+            if word == "not a number":
+                del finite[clean]
+                odd.append(f"the value of {clean[:80]!r} in epoch {key} is no number")
+            elif word:
+                nonfinite[clean] = word
+        taken.append(RowIn(attempt, int(key), None, False, None, finite, nonfinite))
+    return taken, odd
+
+
+def _inner(text: object) -> dict[str, Any] | None:
+    if isinstance(text, str):
+        try:
+            text = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    return text if isinstance(text, dict) else None
+
+
+def keep(connection: Connection, session: str, new: Iterable[RowIn], now: float) -> None:
+    """Keeps rows; one that is here already is not kept twice. `now` stands in for a time that was not told."""
+    values = [
+        {
+            "session": session,
+            "attempt": row.attempt,
+            "epoch": row.epoch,
+            "step": row.step,
+            "final": row.final,
+            "at": now if row.at is None else row.at,
+            "metrics": row.metrics,
+            "nonfinite": row.nonfinite,
+            "digest": row.digest(),
+        }
+        for row in new
+    ]
+    if values:
+        connection.execute(insert(rows).on_conflict_do_nothing(), values)
+
+
+def count(connection: Connection, session: str) -> int:
+    """How many rows the hub holds, repeats not counted."""
+    return connection.execute(
+        select(func.count()).select_from(rows).where(rows.c.session == session)
+    ).scalar_one()
+
+
+def every_row(connection: Connection, session: str) -> list[dict[str, Any]]:
+    """Every row as it came, of every attempt, in order of epoch and step. `in_force`: whether it still counts."""
+    found = _load(connection, session)
+    floors = _floors(connection, session)
+    newest = _newest(found, floors)
+    return [
+        {**_shown(row), "in_force": _counts(row, floors) and newest[_place(row)] == row["attempt"]}
+        for row in sorted(found, key=lambda row: (*_order(row), row["attempt"]))
+    ]
+
+
+def in_force(connection: Connection, session: str) -> list[dict[str, Any]]:
+    """The rows in force, in order of epoch and step: an epoch's steps, then its row, then its final evaluation."""
+    found = _load(connection, session)
+    floors = _floors(connection, session)
+    newest = _newest(found, floors)
+    merged: dict[tuple[int, int | None, bool], dict[str, Any]] = {}
+    for row in found:
+        place = _place(row)
+        if not _counts(row, floors) or newest[place] != row["attempt"]:
+            continue
+        shown = _shown(row)
+        before = merged.setdefault(place, shown)
+        if before is not shown:
+            kept = {n: v for n, v in before.get("nonfinite", {}).items() if n not in shown["metrics"]}
+            nonfinite = kept | shown.get("nonfinite", {})
+            before["metrics"] |= shown["metrics"]
+            before["at"] = shown["at"]
+            before.pop("nonfinite", None)
+            if nonfinite:
+                before["nonfinite"] = nonfinite
+    return sorted(merged.values(), key=_order)
+
+
+def _load(connection: Connection, session: str) -> list[dict[str, Any]]:
+    """All rows, the later ones last."""
+    query = select(rows).where(rows.c.session == session).order_by(rows.c.at, rows.c.n)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _floors(connection: Connection, session: str) -> list[tuple[int, int]]:
+    query = select(attempts.c.attempt, attempts.c.first_epoch).where(attempts.c.session == session)
+    return [(attempt, first_epoch) for attempt, first_epoch in connection.execute(query)]
+
+
+def _counts(row: Mapping[str, Any], floors: list[tuple[int, int]]) -> bool:
+    return all(attempt <= row["attempt"] or row["epoch"] < first for attempt, first in floors)
+
+
+def _newest(
+    found: list[dict[str, Any]], floors: list[tuple[int, int]]
+) -> dict[tuple[int, int | None, bool], int]:
+    newest: dict[tuple[int, int | None, bool], int] = {}
+    for row in found:
+        place = _place(row)
+        newest[place] = max(newest.get(place, 0), row["attempt"] if _counts(row, floors) else 0)
+    return newest
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int | None, bool]:
+    return row["epoch"], row["step"], row["final"]
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, bool, bool, int]:
+    step = row["step"]
+    return row["epoch"], row["final"], step is None, 0 if step is None else step
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: row[name] for name in ("epoch", "step", "attempt", "final", "at")}
+    shown["metrics"] = dict(row["metrics"])
+    if row["nonfinite"]:
+        shown["nonfinite"] = dict(row["nonfinite"])
+    return shown

@@ -1,0 +1,196 @@
+"""Running a hub: for good (`serve`), or in a thread beside other things (`running`).
+
+The listening socket is made here, with TCP_NODELAY set on it: a socket that the web server makes for itself may
+cost each request on a kept-alive connection 40 ms, because head and body of an answer are two writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from hubstate.errors import StorageError, UsageError
+from hubstate.server import keys
+from hubstate.server.admission import is_loopback
+from hubstate.server.app import Wiring, build
+from hubstate.server.store import UPLOAD_LIMIT, Store
+
+__all__ = ["RunningHub", "running", "serve"]
+
+#: How long requests under way may take when the hub stops, in seconds.
+_GRACE = 5
+
+
+@dataclass(frozen=True)
+class RunningHub:
+    """A hub that answers at `url`, without a slash at its end."""
+
+    url: str
+    host: str
+    port: int
+    data_dir: Path
+
+
+def serve(
+    data_dir: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    public_url: str | None = None,
+    announce: Callable[[str], None],
+    upload_limit: int = UPLOAD_LIMIT,
+) -> None:
+    """Runs the hub in `data_dir` until Ctrl-C or SIGTERM. `announce` gets lines for people.
+
+    Raises `UsageError` for a host or a port that cannot be listened on, and for one that others reach while no key
+    exists; `StorageError` for a folder that cannot be used.
+    """
+    with _prepared(data_dir, host, port, public_url, time.time, upload_limit) as (hub, server, listening):
+        announce(f"the hub answers at {public_url or hub.url}; its data lie in {hub.data_dir}")
+        if not keys.listed(data_dir):
+            announce("no key exists yet: it answers this machine alone, until `hubstate keys create NAME`")
+        with _stopping_by_signals(server):
+            server.run(sockets=[listening])
+        announce("the hub stopped")
+
+
+@contextlib.contextmanager
+def running(
+    data_dir: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    public_url: str | None = None,
+    wall: Callable[[], float] = time.time,
+    upload_limit: int = UPLOAD_LIMIT,
+) -> Iterator[RunningHub]:
+    """Runs the hub in `data_dir` in a thread while the block lasts. `port` 0 takes a free one.
+
+    Raises as `serve` does.
+    """
+    with _prepared(data_dir, host, port, public_url, wall, upload_limit) as (hub, server, listening):
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listening]}, name="hubstate-hub", daemon=True
+        )
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextlib.contextmanager
+def _prepared(
+    data_dir: Path,
+    host: str,
+    port: int,
+    public_url: str | None,
+    wall: Callable[[], float],
+    upload_limit: int,
+) -> Iterator[tuple[RunningHub, uvicorn.Server, socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        store = Store(data_dir, upload_limit=upload_limit)
+        stack.callback(store.close)
+        stack.enter_context(_alone(store.data_dir))
+        store.sweep()
+        with store.database.reading() as connection:
+            _check_open_to(host, public_url, keys_made=keys.any_made(connection))
+        listening = stack.enter_context(_listening(host, port))
+        taken = listening.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        hub = RunningHub(f"http://{shown}:{taken}", host, taken, store.data_dir)
+        app = build(Wiring(store, host, public_url, wall))
+        config = uvicorn.Config(
+            app,
+            access_log=False,  # addresses may hold what is nobody's business
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+            timeout_keep_alive=75,
+        )
+        yield hub, _Server(config), listening
+
+
+class _Server(uvicorn.Server):
+    """Touches no signal by itself: in a thread it could not, and `serve` sets its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _stopping_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the hub in good order; a second Ctrl-C does not wait for what is under way."""
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_open_to(host: str, public_url: str | None, *, keys_made: bool) -> None:
+    public = urlsplit(public_url).hostname if public_url else None
+    if public_url is not None and (urlsplit(public_url).scheme not in ("http", "https") or not public):
+        raise UsageError(f"the public address {public_url!r} must look like https://hub.example")
+    if keys_made:
+        return
+    for name in (host, public):
+        if name is not None and not is_loopback(name):
+            raise UsageError(
+                f"others can reach {name}, and this hub has no key yet: make one first by "
+                "`hubstate keys create NAME`, or listen on 127.0.0.1"
+            )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise UsageError(f"cannot listen on {host!r}, port {port}: there is no such address") from error
+    listening = socket.socket(family, kind, proto)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        reason = "it is in use: choose another by --port" if in_use else str(error)
+        raise UsageError(f"cannot listen on {host}, port {port}: {reason}") from error
+    return listening
+
+
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Only one hub runs over a folder: another would sweep away the uploads of the first."""
+    fd = os.open(data_dir / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                f"another hub runs over {data_dir}: stop it, or name another folder"
+            ) from error
+        yield
+    finally:
+        os.close(fd)

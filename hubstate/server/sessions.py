@@ -1,0 +1,283 @@
+"""A session as the hub knows it: what it was told, in the order of attempts, and what follows from silence.
+
+hubstate's own clients announce state and outcome. A foreign client (hub-sdk) announces nothing: it is `training`
+while it sends, and `done` once its final checkpoint is stored. Nobody who fell silent is declared dead: a live
+session without contact for three heartbeat intervals has the outcome `unknown`, and that is derived when it is
+read, never stored. A word of an older attempt is kept with that attempt and changes nothing else; an attempt
+that ended stays ended, whatever arrives later.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or
+
+from hubstate.server.answers import Answer, Caller, Problem
+from hubstate.server.schema import answers, attempts, checkpoints, problems, rows, sessions, steps, usage
+from hubstate.server.store import Store
+from hubstate.states import LIVE_STATES, TERMINAL_STATES, Outcome, State
+
+__all__ = [
+    "SILENCE",
+    "announce",
+    "change",
+    "create_foreign",
+    "end",
+    "final_stored",
+    "find",
+    "forget",
+    "in_contact",
+    "is_live",
+    "new_attempt",
+    "news",
+    "note_problem",
+    "once",
+    "outcome_of",
+    "touch",
+]
+
+#: Seconds without contact after which a live session's outcome is unknown: three heartbeats.
+SILENCE = 900.0
+_LIVE = frozenset(state.value for state in LIVE_STATES)
+_TERMINAL = frozenset(state.value for state in TERMINAL_STATES)
+_BEFORE_TRAINING = frozenset({State.IDLE.value, State.SESSION_CREATED.value, State.TIMING.value})
+
+#: Does its work within the transaction; gives the session's id and the answer's data.
+Effect = Callable[[Connection], tuple[str, Any]]
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+def find(connection: Connection, model: str, owner: str) -> RowMapping:
+    """The session. Raises `Problem` 404, the same for an unknown, a deleted and another owner's one."""
+    row = _any(connection, model)
+    if row is None or row["owner"] != owner or row["deleted_at"] is not None:
+        raise Problem(404, "not_found", "no session of that id is at this hub")
+    return row
+
+
+def _any(connection: Connection, model: str) -> RowMapping | None:
+    return connection.execute(select(sessions).where(sessions.c.id == model)).mappings().one_or_none()
+
+
+def is_live(session: RowMapping) -> bool:
+    """Whether more is to be expected of the session."""
+    return session["state"] in _LIVE
+
+
+def in_contact(session: RowMapping, now: float) -> bool:
+    """Whether the session was heard of within three heartbeats."""
+    return bool(now - session["last_contact"] <= SILENCE)
+
+
+def outcome_of(session: RowMapping, now: float) -> str:
+    """What became of the training, as far as the hub can know it."""
+    if is_live(session) and session["outcome"] == Outcome.RUNNING.value and not in_contact(session, now):
+        return Outcome.UNKNOWN.value
+    return str(session["outcome"])
+
+
+def news(session: RowMapping, base: str) -> dict[str, Any]:
+    """What every answer about the session carries beside its data."""
+    return {
+        "stop": session["stop"],
+        "heartbeat": None,
+        "metrics": None,
+        "checkpoint": None,
+        "url": f"{base}/models/{session['id']}",
+    }
+
+
+# -- the first answer, again -----------------------------------------------------------------------------
+
+
+def once(store: Store, caller: Caller, now: float, effect: Effect) -> Answer:
+    """Answers a write: does it, or, if its idempotency key was seen before, gives the first answer again.
+
+    The effect and the remembered answer are one transaction. Only what was done is remembered; a refusal is not.
+    """
+    with store.database.writing() as connection:
+        remembered = None
+        if caller.key:
+            remembered = connection.execute(
+                select(answers.c.session, answers.c.data).where(
+                    answers.c.owner == caller.owner, answers.c.key == caller.key
+                )
+            ).one_or_none()
+        if remembered is not None:
+            model, data = remembered
+        else:
+            model, data = effect(connection)
+            if caller.key:
+                connection.execute(
+                    insert(answers).values(
+                        owner=caller.owner, key=caller.key, session=model, data=data, at=now
+                    )
+                )
+        touch(connection, model, now)
+        session = _any(connection, model)
+        body = {"success": True, "message": "ok", "data": data}
+        if session is not None:
+            body["hubstate"] = news(session, caller.base)
+        return Answer(body, headers={"Idempotent-Replayed": "true"} if remembered is not None else {})
+
+
+def touch(connection: Connection, model: str, now: float) -> None:
+    """Notes that the session was heard of."""
+    connection.execute(update(sessions).where(sessions.c.id == model).values(last_contact=now))
+
+
+def note_problem(connection: Connection, model: str, what: str, now: float) -> None:
+    """Notes, once, what could not be taken as it was sent, for the session's page."""
+    connection.execute(
+        insert_or(problems).values(session=model, what=what[:500], at=now).on_conflict_do_nothing()
+    )
+
+
+# -- writing ---------------------------------------------------------------------------------------------
+
+
+def create_foreign(connection: Connection, owner: str, body: dict[str, Any], now: float) -> str:
+    """A session of a HUB v1 client. It sends no key of its own: two creates are two sessions."""
+    model = f"m{secrets.token_hex(12)}"
+    config = body.get("config")
+    epochs = config.get("epochs") if isinstance(config, dict) else None
+    connection.execute(
+        insert(sessions).values(
+            **_fresh(model, owner, body, now),
+            own=False,
+            epochs=epochs if isinstance(epochs, int) and 0 < epochs < 2**53 else None,
+        )
+    )
+    _note_attempt(connection, model, 1, 0, now)
+    return model
+
+
+def new_attempt(
+    connection: Connection,
+    owner: str,
+    model: str,
+    *,
+    attempt: int,
+    first_epoch: int,
+    body: dict[str, Any],
+    told: dict[str, Any],
+    now: float,
+) -> None:
+    """Opens the session, or its next attempt. `told`: name, epochs, project, group, tags, config.
+
+    A repeated or late opening changes nothing. Raises `Problem` 409 for an id of another owner.
+    """
+    session = _any(connection, model)
+    if session is not None and session["owner"] != owner:
+        raise Problem(409, "id_taken", "this id belongs to another owner: begin a session with a new id")
+    if session is None:
+        values = _fresh(model, owner, body, now) | told
+        connection.execute(insert(sessions).values(**values | {"own": True, "attempt": attempt}))
+    elif attempt > session["attempt"]:
+        values = {
+            **told,
+            "attempt": attempt,
+            "state": State.SESSION_CREATED.value,
+            "outcome": Outcome.RUNNING.value,
+            "reason": "",
+            "stop": None,
+            "ended_at": None,
+            # Someone deleted it, and the training goes on: what is learnt from here on is not thrown away.
+            "deleted_at": None,
+            "own": True,
+        }
+        connection.execute(update(sessions).where(sessions.c.id == model).values(**values))
+    if session is None or attempt > session["attempt"]:
+        epoch = first_epoch - 1 if first_epoch else None
+        connection.execute(update(sessions).where(sessions.c.id == model).values(epoch=epoch))
+    _note_attempt(connection, model, attempt, first_epoch, now)
+
+
+def _fresh(model: str, owner: str, body: dict[str, Any], now: float) -> dict[str, Any]:
+    meta = body.get("meta")
+    name = meta.get("name") if isinstance(meta, dict) else None
+    return {
+        "id": model,
+        "owner": owner,
+        "name": name if isinstance(name, str) and name else model,
+        "body": body,
+        "tags": [],
+        "config": {},
+        "attempt": 1,
+        "state": State.SESSION_CREATED.value,
+        "outcome": Outcome.RUNNING.value,
+        "reason": "",
+        "created_at": now,
+        "last_contact": now,
+    }
+
+
+def _note_attempt(connection: Connection, model: str, attempt: int, first_epoch: int, now: float) -> None:
+    connection.execute(
+        insert_or(attempts)
+        .values(
+            session=model,
+            attempt=attempt,
+            first_epoch=first_epoch,
+            opened_at=now,
+            state=State.SESSION_CREATED.value,
+            outcome=Outcome.RUNNING.value,
+            reason="",
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def change(connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any]) -> None:
+    """Writes what was said of `attempt`: to the attempt, and to the session if it is the current one.
+
+    Neither changes any more once the attempt has ended.
+    """
+    told = {name: values[name] for name in ("state", "outcome", "reason", "ended_at") if name in values}
+    if told:
+        connection.execute(
+            update(attempts)
+            .where(
+                attempts.c.session == session["id"],
+                attempts.c.attempt == attempt,
+                attempts.c.state.not_in(_TERMINAL),
+            )
+            .values(**told)
+        )
+    if attempt == session["attempt"] and session["state"] not in _TERMINAL:
+        connection.execute(update(sessions).where(sessions.c.id == session["id"]).values(**values))
+
+
+def announce(connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any]) -> None:
+    """A sign of life: state and outcome as announced, or, of a client that announces nothing, `training`."""
+    if "state" not in values and session["state"] in _BEFORE_TRAINING:
+        values = values | {"state": State.TRAINING.value}
+    if values:
+        change(connection, session, attempt, values)
+
+
+def end(
+    connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any], now: float
+) -> None:
+    """The last word about an attempt."""
+    change(connection, session, attempt, values | {"ended_at": now, "waiting": 0})
+
+
+def final_stored(connection: Connection, session: RowMapping, now: float) -> None:
+    """The final checkpoint is here. A foreign client says nothing more, so this is its end."""
+    if not session["own"]:
+        values = {"state": State.DONE.value, "outcome": Outcome.FINISHED.value}
+        end(connection, session, session["attempt"], values, now)
+
+
+def forget(connection: Connection, model: str) -> None:
+    """Removes every trace of the session from the database; its files are the caller's to remove."""
+    for table in (attempts, rows, checkpoints, answers, steps, usage, problems):
+        connection.execute(delete(table).where(table.c.session == model))
+    connection.execute(delete(sessions).where(sessions.c.id == model))

@@ -1,0 +1,84 @@
+"""What the hub keeps, in one folder: `hub.sqlite`, `files/SESSION/`, `incoming/`, `secret`.
+
+`incoming/` holds uploads that are under way; a file is promoted into `files/` by a rename after its digest was
+checked, under a name of its own that is never written again. The database says which of them count; what it does
+not name is swept when the hub starts. `secret` signs download addresses and cookies (mode 0600).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from sqlalchemy import select
+
+from hubstate.errors import StorageError
+from hubstate.server.schema import Database, checkpoints
+
+__all__ = ["UPLOAD_LIMIT", "Store"]
+
+#: The biggest upload in bytes, if nothing else is said.
+UPLOAD_LIMIT = 50 * 1024**3
+_SECRET_BYTES = 32
+
+
+class Store:
+    """The folder of a hub. Raises `StorageError` if it cannot be used."""
+
+    def __init__(self, data_dir: Path, *, upload_limit: int = UPLOAD_LIMIT) -> None:
+        self.data_dir = data_dir.absolute()
+        self.files = self.data_dir / "files"
+        self.incoming = self.data_dir / "incoming"
+        self.upload_limit = upload_limit
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.files.mkdir(exist_ok=True, mode=0o700)
+            self.incoming.mkdir(exist_ok=True, mode=0o700)
+            self.secret = _secret(self.data_dir / "secret")
+        except OSError as error:
+            raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
+        self.database = Database(self.data_dir / "hub.sqlite")
+
+    def file_of(self, session: str, name: str) -> Path:
+        """Where a promoted file lies."""
+        return self.files / session / name
+
+    def sweep(self) -> None:
+        """Removes what an earlier life of the hub left half done. Only the one hub of the folder may call it."""
+        for part in self.incoming.iterdir():
+            part.unlink()
+        with self.database.reading() as connection:
+            named = {
+                (session, file)
+                for session, file in connection.execute(select(checkpoints.c.session, checkpoints.c.file))
+            }
+        for folder in self.files.iterdir():
+            for file in folder.iterdir():
+                if (folder.name, file.name) not in named:
+                    file.unlink()
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self.database.close()
+
+
+def _secret(path: Path) -> bytes:
+    """The hub's secret, made once. A file that appears whole: two makers agree on the first one's."""
+    if not path.exists():
+        making = path.with_name(f".secret-{secrets.token_hex(8)}")
+        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(secrets.token_bytes(_SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(making, path)
+        except FileExistsError:
+            pass
+        finally:
+            making.unlink()
+    secret = path.read_bytes()
+    if len(secret) < _SECRET_BYTES:
+        raise StorageError(f"{path} is damaged: remove it, and a new one is made (old links end to work)")
+    return secret
