@@ -216,6 +216,7 @@ class Memory(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     rows_asked: int = 0
     rows_delivered: int = 0
     rows_not_taken: int = 0
+    rows_given_up: int = 0
 
     # checkpoints
     checkpoints: str = "all"

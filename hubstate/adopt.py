@@ -226,8 +226,16 @@ def _abort(memory: Memory, event: Abort, _actions: tuple[AnyAction, ...]) -> dic
 # -- what a caller wishes --------------------------------------------------------------------------------
 
 
-def _give_up(_memory: Memory, event: GiveUp, actions: tuple[AnyAction, ...]) -> dict[str, Any]:
-    changes: dict[str, Any] = {"given_up": event.reason, "outstanding": (), "refused": ()}
+def _give_up(memory: Memory, event: GiveUp, actions: tuple[AnyAction, ...]) -> dict[str, Any]:
+    rows = sum(
+        action.last - action.first + 1 for action in memory.outstanding if isinstance(action, SendRows)
+    )
+    changes: dict[str, Any] = {
+        "given_up": event.reason,
+        "rows_given_up": memory.rows_given_up + rows,
+        "outstanding": (),
+        "refused": (),
+    }
     if any(isinstance(action, EndSession) for action in actions):
         changes["reason"] = event.reason
     return changes

@@ -49,6 +49,8 @@ class Door:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._waiting: deque[tuple[Step, Memory]] = deque()
+        #: The step that is being written, and the memory after it. Not None outside `tell`: an exception broke in.
+        self._begun: tuple[int, Memory] | None = None
         self._n = 0 if journal is None else journal.n
         self._closed = False
         self.failure: str = ""
@@ -79,6 +81,7 @@ class Door:
                 kind(self.now(), *fields, **named), "this process is a child of the one that owns it"
             )
         with self._lock:
+            self._take_up()
             event = kind(self.now(), *fields, **named)
             if self._closed:
                 return self._not_mine(event, "the session is closed here")
@@ -89,6 +92,7 @@ class Door:
                     event, "the journal cannot be written, and no memory is left to hold the row"
                 )
             self._memory = decision.memory
+            self._begun = None
         if decision.actions or (decision.memory is not before and not isinstance(event, _ROW_EVENTS)):
             self._listener(before, decision)
         return decision
@@ -99,13 +103,16 @@ class Door:
 
     def flush(self) -> None:
         """Tries to write what waits in memory, if anything does."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
+            self._take_up()
             if self._waiting:
                 self._drain()
 
     def sync(self) -> None:
-        """Asks the disk to keep what was written; never under the lock."""
-        if self._journal is not None:
+        """Asks the disk to keep what was written; never under the lock. Raises `StorageError` if it could not."""
+        if self._journal is not None and os.getpid() == self._pid:
             self._journal.sync()
 
     def written(self) -> tuple[int, int]:
@@ -113,15 +120,40 @@ class Door:
         return (0, 0) if self._journal is None else self._journal.end
 
     def close(self) -> None:
-        """Nothing is taken any more; the journal is synced and let go. What could not be written stays counted."""
+        """Nothing is taken any more; the journal is synced and let go. What could not be written stays counted.
+
+        Raises `StorageError` if the disk did not keep the last lines; the journal is let go of even then.
+        """
+        if os.getpid() != self._pid:
+            return  # what a forked child would write, its parent knows nothing of
         with self._lock:
             if self._closed:
                 return
+            self._take_up()
             if self._waiting:
                 self._drain()
             self._closed = True
         if self._journal is not None:
             self._journal.close()
+
+    def _take_up(self) -> None:
+        """After an exception that broke into a `tell` (Ctrl-C): its step counts if it is written or waits, else not.
+
+        Its caller never heard of it, but a reader of the journal may have: what is in there must be remembered.
+        """
+        if self._begun is None:
+            return
+        assert self._journal is not None, "only what is written begins"
+        n, memory = self._begun
+        try:
+            self._journal.settle()
+        except JournalFailing as failure:
+            self.failure = str(failure)
+        while self._waiting and self._waiting[0][0].n <= self._journal.n:
+            self._waiting.popleft()
+        if n <= (self._waiting[-1][0].n if self._waiting else self._journal.n):
+            self._n, self._memory = n, memory
+        self._begun = None
 
     def _write(self, before: Memory, decision: Decision) -> bool:
         """Writes the step, or holds it in memory in its turn; False if a row found no room there either."""
@@ -141,6 +173,7 @@ class Door:
             refusal is not None and refusal.illegal,
             after.rows if after.rows != before.rows else 0,
         )
+        self._begun = (step.n, after)
         if not self._waiting:
             try:
                 self._journal.append(step, after)
@@ -153,6 +186,7 @@ class Door:
             self._drain()
             if self._waiting:
                 self.lost += 1
+                self._begun = None
                 return False
         self._n += 1
         self._waiting.append((step, after))

@@ -7,6 +7,7 @@ whose folder is gone is skipped, and one that could not be entered is still foun
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +27,17 @@ class Index:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             making = self._folder / f".{session}"
-            making.write_text(f"{where.absolute()}\n", encoding="utf-8")
+            making.write_bytes(os.fsencode(where.absolute()) + b"\n")
             making.replace(self._folder / session)
         except OSError as error:
             raise StorageError(f"cannot note the session in {self._folder}: {error.strerror}") from error
 
     def remove(self, session: str) -> None:
-        """Forgets where the session lies."""
-        (self._folder / session).unlink(missing_ok=True)
+        """Forgets where the session lies; one that is not noted is no mistake. Raises `StorageError`."""
+        try:
+            (self._folder / session).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot forget the session in {self._folder}: {error.strerror}") from error
 
     def folders(self) -> Iterator[Path]:
         """The folders of the sessions that still exist, oldest first (ids sort by time)."""
@@ -42,8 +46,12 @@ class Index:
         for entry in sorted(self._folder.iterdir()):
             if entry.name.startswith("."):
                 continue
-            where = Path(entry.read_text(encoding="utf-8").strip())
-            if where.is_dir():
+            try:
+                text = entry.read_bytes()
+            except OSError:
+                continue  # it was removed just now, or is nobody's entry: such a session is found in its directory
+            where = Path(os.fsdecode(text.removesuffix(b"\n")))
+            if where.is_absolute() and where.is_dir():
                 yield where
 
 

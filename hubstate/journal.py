@@ -6,22 +6,27 @@ first line of a segment is its head: format, session, table, the number of the n
 point, so that recovery reads the newest segment alone. Every other line is a step: what was said, where it led,
 what the guards answered, what was asked for, or why nothing was.
 
-Each line is a JSON object whose last field, `h`, is a check: the first 16 hex digits of the SHA-256 over the `h`
-before it and the line without its own `h`. So lines are checked, chained and ordered; a damaged line condemns
-itself alone, and what was torn off at the end is "ends at line n".
+Each line is a JSON object whose last two fields are a chain and a check: `p` repeats the check of the line before
+it, and `h` is the first 16 hex digits of the SHA-256 over `p` and the line without the two. So each line proves
+itself, whatever happened to its neighbours: a damaged one condemns itself alone, a missing one is noticed by the
+next, and what was torn off at the end is "ends at line n".
 
 A line is one `write(2)`, unbuffered: when `append` returned, the line survives the death of the process. Power
-loss takes at most what was written since the last `sync`.
+loss takes at most what was written since the last `sync`. An exception that breaks into `append` (Ctrl-C) leaves it
+open whether the line counts; `settle` looks.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
+import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import msgspec
 
@@ -90,7 +95,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
 
 
 class Head(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first line of a segment. `n`: the number that its first step will have; `previous`: the check before it."""
+    """The first line of a segment. `n`: the number that its first step will have; `table`: the rules it was decided by."""
 
     segment: int
     format: int
@@ -98,12 +103,14 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     table: str
     n: int
     memory: Memory
-    previous: str = ""
     software: str = ""
 
 
 class Position(NamedTuple):
-    """Where a reader stands: a segment, a byte in its uncompressed text, and the check of the line before."""
+    """Where a reader stands: a segment, a byte in its uncompressed text, and the check of the line before.
+
+    The check is empty where nobody knows it: at the very beginning, and behind a damaged line.
+    """
 
     segment: int = 0
     offset: int = 0
@@ -135,12 +142,22 @@ class Recovery(NamedTuple):
     damages: tuple[Damage, ...]
 
 
+class _Format(msgspec.Struct):
+    """Of a head only what every version of it has."""
+
+    format: int
+
+
 _ENCODER = msgspec.json.Encoder()
 _STEPS: msgspec.json.Decoder[Step] = msgspec.json.Decoder(Step)
 _HEADS: msgspec.json.Decoder[Head] = msgspec.json.Decoder(Head)
+_FORMATS: msgspec.json.Decoder[_Format] = msgspec.json.Decoder(_Format)
 _CHECK_DIGITS = 16
-_BEFORE_CHECK = b',"h":"'
-_TAIL = len(_BEFORE_CHECK) + _CHECK_DIGITS + len(b'"}')
+_BEFORE_CHAIN, _BEFORE_CHECK = b',"p":"', b'","h":"'
+#: How many bytes the two fields take at the end of a line, and of the first of them until its digits begin.
+_TAIL = len(_BEFORE_CHAIN) + len(_BEFORE_CHECK) + 2 * _CHECK_DIGITS + len(b'"}')
+#: What stands for "the check before" in the first line of all.
+_NO_CHECK = "0" * _CHECK_DIGITS
 
 
 def _check(before: str, text: bytes) -> str:
@@ -151,8 +168,26 @@ def _name(segment: int) -> str:
     return f"journal-{segment:06d}.jsonl"
 
 
+def _write_whole(fd: int, line: bytes) -> None:
+    """One `write(2)`. Raises `OSError` if the file did not take all of it."""
+    written = os.write(fd, line)
+    if written != len(line):
+        raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were taken; the disk is full")
+
+
+class _Line(NamedTuple):
+    """A line that is being written: the step's number, the file's size and the check once it is there."""
+
+    n: int
+    size: int
+    check: str
+
+
 class Journal:
-    """A journal open for writing. One process writes it (the caller holds the session's lock), one thread at a time."""
+    """A journal open for writing. One process writes it (the caller holds the session's lock), one thread at a time.
+
+    `sync` alone may be called from other threads meanwhile.
+    """
 
     def __init__(self, folder: Path, recovery: Recovery, *, software: str = "") -> None:
         """Begins the next segment of the journal in `folder`, headed by the recovered memory.
@@ -165,8 +200,12 @@ class Journal:
         self._retired: list[int] = []
         self._n = recovery.n
         self._segment = recovery.segment
-        self._check = recovery.check
+        self._check = recovery.check or _NO_CHECK
         self._size = 0
+        self._unsure: _Line | None = None
+        self._beginning: Path | None = None
+        self._syncing = threading.Lock()
+        self._folder_synced = False
         self._begin(recovery.memory)
 
     @property
@@ -189,48 +228,99 @@ class Journal:
 
         Raises `JournalFailing` if the line could not be written whole; the journal is then as it was before.
         """
-        self._write(_ENCODER.encode(step))
-        self._n = step.n
+        if self._unsure is not None or self._beginning is not None:
+            self.settle()
+        text = _ENCODER.encode(step)
+        check = _check(self._check, text)
+        line = _sealed(text, self._check, check)
+        self._unsure = _Line(step.n, self._size + len(line), check)
+        try:
+            _write_whole(self._fd, line)
+        except OSError as error:
+            self._cut_back()
+            raise JournalFailing(
+                f"cannot write to the journal in {self._folder}: {error.strerror}"
+            ) from error
+        self._n, self._size, self._check = self._unsure
+        self._unsure = None
         if self._size > SEGMENT_BYTES:
             self._roll(memory)
 
+    def settle(self) -> None:
+        """After an `append` that an exception broke into: looks whether its line counts, or removes what is there.
+
+        Afterwards `n` is the number of the last step that is in the journal. Raises `JournalFailing` if half a line
+        cannot be removed.
+        """
+        self._remove_beginning()
+        if self._unsure is None:
+            return
+        # One write is taken whole or cut short, so the length tells. A whole line counts: a reader may have seen it.
+        if os.fstat(self._fd).st_size == self._unsure.size:
+            self._n, self._size, self._check = self._unsure
+            self._unsure = None
+        else:
+            self._cut_back()
+
     def sync(self) -> None:
-        """Asks the disk to keep what was written. Never call it while a trainer waits."""
-        while self._retired:
-            fd = self._retired.pop()
-            os.fsync(fd)
-            os.close(fd)
-        if self._fd >= 0:
-            os.fsync(self._fd)
+        """Asks the disk to keep what was written. Never call it while a trainer waits.
+
+        Raises `StorageError` if the disk says that it could not.
+        """
+        with self._syncing:
+            try:
+                while self._retired:
+                    os.fsync(self._retired[0])
+                    os.close(self._retired.pop(0))
+                if self._fd >= 0:
+                    os.fsync(self._fd)
+                if not self._folder_synced:
+                    self._folder_synced = True
+                    _sync_folder(self._folder)
+            except OSError as error:
+                raise StorageError(
+                    f"the disk did not keep the journal in {self._folder}: {error.strerror}"
+                ) from error
 
     def close(self) -> None:
-        """Syncs and lets go of the file."""
-        if self._fd >= 0:
+        """Syncs and lets go of the file. Raises as `sync` does, and has let go of it even then."""
+        if self._fd < 0:
+            return
+        try:
             self.sync()
-            os.close(self._fd)
-            self._fd = -1
+        finally:
+            with self._syncing:
+                for fd in (*self._retired, self._fd):
+                    os.close(fd)
+                self._retired.clear()
+                self._fd = -1
 
     def _begin(self, memory: Memory) -> None:
         """Starts a segment. The old one, if any, stays in use until the new one has its head."""
         segment = self._segment + 1
         path = self._folder / _name(segment)
+        # A sign of life is written nowhere, so no head brings one along: it may be years old when it is read.
+        memory = msgspec.structs.replace(memory, heartbeat_since=None, heartbeat_out=False)
+        text = _ENCODER.encode(
+            Head(segment, FORMAT, memory.session, TABLE_DIGEST, self._n + 1, memory, self._software)
+        )
+        check = _check(self._check, text)
+        line = _sealed(text, self._check, check)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError(f"cannot begin the journal {path}: {error.strerror}") from error
-        old, old_size = self._fd, self._size
-        self._fd, self._size = fd, 0
-        head = Head(
-            segment, FORMAT, memory.session, TABLE_DIGEST, self._n + 1, memory, self._check, self._software
-        )
+        self._beginning = path  # until its head stands in it, it must not be left behind
         try:
-            self._write(_ENCODER.encode(head))
-        except JournalFailing:
+            _write_whole(fd, line)
+        except OSError as error:
             os.close(fd)
-            path.unlink(missing_ok=True)
-            self._fd, self._size = old, old_size
-            raise
-        self._segment = segment
+            self._remove_beginning()
+            raise JournalFailing(f"cannot begin the journal {path}: {error.strerror}") from error
+        old, self._fd = self._fd, fd
+        self._segment, self._size, self._check = segment, len(line), check
+        self._beginning = None
+        self._folder_synced = False
         if old >= 0:
             self._retired.append(old)  # the next sync closes it: another thread may be syncing it just now
 
@@ -241,29 +331,41 @@ class Journal:
         except StorageError:
             return
 
-    def _write(self, text: bytes) -> None:
-        check = _check(self._check, text)
-        line = text[:-1] + _BEFORE_CHECK + check.encode() + b'"}\n'
+    def _remove_beginning(self) -> None:
+        """Removes a segment whose head was never whole: readers would take it for the newest."""
+        if self._beginning is None:
+            return
         try:
-            written = os.write(self._fd, line)
-            if written != len(line):
-                raise OSError(28, f"only {written} of {len(line)} bytes were taken; the disk is full")
+            self._beginning.unlink(missing_ok=True)
         except OSError as error:
-            self._cut_back()
             raise JournalFailing(
-                f"cannot write to the journal in {self._folder}: {error.strerror}"
+                f"cannot remove the unfinished segment {self._beginning}: {error.strerror}"
             ) from error
-        self._size += written
-        self._check = check
+        self._beginning = None
 
     def _cut_back(self) -> None:
-        """Removes half a line, or the next one would join it."""
+        """Removes half a line, or the next one would join it. What cannot be removed now is tried again first."""
         try:
             os.ftruncate(self._fd, self._size)
         except OSError as error:
             raise JournalFailing(
                 f"cannot cut the journal in {self._folder} back to its last whole line: {error.strerror}"
             ) from error
+        self._unsure = None
+
+
+def _sealed(text: bytes, before: str, check: str) -> bytes:
+    """The line: the text of an object, with its chain and its check as the last fields."""
+    return b"".join((text[:-1], _BEFORE_CHAIN, before.encode(), _BEFORE_CHECK, check.encode(), b'"}\n'))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Asks the disk to keep the names of the files in a folder."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 # -- reading ---------------------------------------------------------------------------------------------
@@ -272,8 +374,9 @@ class Journal:
 def read(folder: Path, after: Position | None = None) -> Iterator[Entry]:
     """The lines of a folder's journal in order, from `after` on. It follows a journal that is being written.
 
-    Raises `StorageError` if a segment cannot be read. Damaged lines come as `Damage`; half a line at the very end
-    of the newest segment is one that is being written, and is left for the next call.
+    Raises `StorageError` if a segment cannot be read, or was written by a newer hubstate in a form that this one does
+    not know. Damaged lines, and gaps where lines are missing, come as `Damage`; half a line at the very end of the
+    newest segment is one that is being written, and is left for the next call.
     """
     position = after or Position()
     segments = [number for number in _segments(folder) if number >= position.segment]
@@ -293,9 +396,9 @@ def recover(folder: Path) -> Recovery:
     numbers = _segments(folder)
     if not numbers:
         return Recovery(Memory(), 0, 0, "", ())
-    damages: list[Damage] = []
+    damages: tuple[Damage, ...] = ()
     for number in reversed(numbers):
-        found = _recover_segment(folder, number, numbers[-1], damages)
+        found, damages = _recover_from(folder, number, numbers[-1])
         if found is not None:
             return found
     raise JournalDamaged(
@@ -304,9 +407,10 @@ def recover(folder: Path) -> Recovery:
     )
 
 
-def _recover_segment(folder: Path, first: int, newest: int, damages: list[Damage]) -> Recovery | None:
-    """Recovers from the head of segment `first` on, through all later segments; None if that head is damaged."""
+def _recover_from(folder: Path, first: int, newest: int) -> tuple[Recovery | None, tuple[Damage, ...]]:
+    """Recovers from the head of segment `first` on, through all later ones; None if that head is damaged."""
     memory: Memory | None = None
+    damages: list[Damage] = []
     n, check = 0, ""
     for entry in read(folder, Position(first, 0, "")):
         check = entry.position.check or check
@@ -317,10 +421,11 @@ def _recover_segment(folder: Path, first: int, newest: int, damages: list[Damage
                 damages.append(damage)
             case Step() as step:
                 if memory is None:
-                    return None
+                    break
                 memory = adopt_step(memory, step)
                 n = step.n
-    return None if memory is None else Recovery(memory, n, newest, check, tuple(damages))
+    found = None if memory is None else Recovery(memory, n, newest, check, tuple(damages))
+    return found, tuple(damages)
 
 
 def adopt_step(memory: Memory, step: Step) -> Memory:
@@ -335,7 +440,7 @@ def adopt_step(memory: Memory, step: Step) -> Memory:
 
 def _segments(folder: Path) -> list[int]:
     try:
-        names = os.listdir(folder)
+        names = [file.name for file in folder.iterdir()]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -343,50 +448,97 @@ def _segments(folder: Path) -> list[int]:
     return sorted({int(name[8:14]) for name in names if name.startswith("journal-") and name[8:14].isdigit()})
 
 
-def _open(folder: Path, segment: int) -> Any:
+def _open(folder: Path, segment: int) -> BinaryIO:
     path = folder / _name(segment)
     try:
         return path.open("rb")
     except FileNotFoundError:
-        return gzip.open(f"{path}.gz", "rb")
+        return cast("BinaryIO", gzip.open(f"{path}.gz", "rb"))
 
 
 def _read_segment(folder: Path, position: Position, *, newest: bool) -> Iterator[Entry]:
     name = _name(position.segment)
     try:
-        file = _open(folder, position.segment)
+        with _open(folder, position.segment) as file:
+            yield from _read_lines(file, folder, position, newest=newest)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        # A packed segment has no whole lines behind the place where it is broken; the later segments have.
+        what = "the packed segment is damaged, and nothing behind this place can be read"
+        yield Entry(Position(position.segment + 1, 0, ""), Damage(f"{name}.gz", 0, what))
     except OSError as error:
         raise StorageError(f"cannot read {folder / name}: {error.strerror}") from error
-    offset, check, number = position.offset, position.check, 0
-    with file:
-        file.seek(offset)
-        for line in file:
-            number += 1
-            whole = line.endswith(b"\n")
-            if not whole and newest:
+
+
+def _read_lines(file: BinaryIO, folder: Path, position: Position, *, newest: bool) -> Iterator[Entry]:
+    segment, offset, before = position
+    file.seek(offset)
+    while line := file.readline():
+        if not line.endswith(b"\n") and newest:
+            return
+        found, chain, check = _judge(line, _name(segment), first=offset == 0)
+        entry: Head | Step | Damage
+        if isinstance(found, str):
+            # Half a line that is cut back and written anew just while it is read gives a mixture, once.
+            if newest and _line_at(folder, segment, offset) != line:
                 return
-            offset += len(line)
-            read_line, check = _read_line(line.rstrip(b"\n"), check, name, number, first=offset == len(line))
-            yield Entry(Position(position.segment, offset, check), read_line)
+            entry = _damage(folder, segment, offset, found)
+        else:
+            entry = found
+            if before and chain != before:
+                gap = _damage(folder, segment, offset, "lines are missing before this one")
+                yield Entry(Position(segment, offset, chain), gap)
+        offset += len(line)
+        before = check
+        yield Entry(Position(segment, offset, check), entry)
 
 
-def _read_line(
-    line: bytes, before: str, name: str, number: int, *, first: bool
-) -> tuple[Head | Step | Damage, str]:
-    """One line and the check that the next one continues."""
-    if line[-_TAIL : -_CHECK_DIGITS - 2] != _BEFORE_CHECK:
-        return Damage(name, number, "the line is torn or is no journal line"), before
-    text = line[:-_TAIL] + b"}"
-    check = line[-_CHECK_DIGITS - 2 : -2].decode("ascii", "replace")
+def _line_at(folder: Path, segment: int, offset: int) -> bytes:
+    """A line as it is now, whatever was read of it before."""
+    with _open(folder, segment) as file:
+        file.seek(offset)
+        return file.readline()
+
+
+def _damage(folder: Path, segment: int, offset: int, what: str) -> Damage:
+    """A damage, with the number of its line within its file: a reader may have begun anywhere."""
+    number, rest = 1, offset
+    with _open(folder, segment) as file:
+        while rest and (block := file.read(min(rest, 1 << 20))):
+            number += block.count(b"\n")
+            rest -= len(block)
+    return Damage(_name(segment), number, what)
+
+
+def _judge(line: bytes, name: str, *, first: bool) -> tuple[Head | Step | str, str, str]:
+    """One line (or what is wrong with it), the check that it continues, and the one that the next line continues.
+
+    The checks are empty for a damaged line.
+    """
+    if not line.endswith(b"\n"):
+        return "half a line; the segment ends at the line before it", "", ""
+    text, tail = line[: -_TAIL - 1] + b"}", line[-_TAIL - 1 : -1]
+    chain = tail[len(_BEFORE_CHAIN) :][:_CHECK_DIGITS].decode("ascii", "replace")
+    check = tail[-_CHECK_DIGITS - 2 : -2].decode("ascii", "replace")
+    if _sealed(text, chain, check) != line:
+        return "the line is torn or is no journal line", "", ""
+    if _check(chain, text) != check:
+        return "the line is not as it was written", "", ""
     try:
-        read_line: Head | Step = (_HEADS if first else _STEPS).decode(text)
+        if first:
+            _refuse_other_format(text, name)
+            return _HEADS.decode(text), chain, check
+        return _STEPS.decode(text), chain, check
     except msgspec.MsgspecError as error:
-        return Damage(name, number, f"the line cannot be understood: {error}"), check
-    # Recovery starts at the newest segment: its head brings along the check that stood before it.
-    chained_to = read_line.previous if isinstance(read_line, Head) else before
-    if _check(chained_to, text) != check:
-        return Damage(name, number, "the line is not as it was written"), check
-    return read_line, check
+        return f"the line cannot be understood: {error}", chain, check
+
+
+def _refuse_other_format(text: bytes, name: str) -> None:
+    found = _FORMATS.decode(text).format
+    if found != FORMAT:
+        raise StorageError(
+            f"{name} is written in format {found}, and this hubstate reads format {FORMAT}: "
+            "open the session with the hubstate that wrote it, or a newer one"
+        )
 
 
 def compress_closed(folder: Path, current: int) -> None:
@@ -400,11 +552,14 @@ def compress_closed(folder: Path, current: int) -> None:
             continue
         packed, making = Path(f"{plain}.gz"), folder / f".{_name(number)}.gz"
         try:
-            with plain.open("rb") as source, gzip.open(making, "wb", compresslevel=6) as target:
-                while block := source.read(1 << 20):
-                    target.write(block)
-            with making.open("rb") as made:
-                os.fsync(made.fileno())
+            making.unlink(missing_ok=True)
+            fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as made, plain.open("rb") as source:
+                with gzip.GzipFile(fileobj=made, mode="wb", compresslevel=6, filename="") as target:
+                    while block := source.read(1 << 20):
+                        target.write(block)
+                made.flush()
+                os.fsync(fd)
             making.replace(packed)
             plain.unlink()
         except OSError as error:

@@ -16,7 +16,7 @@ import msgspec
 from hubstate.actions import Memory, SendCheckpoint
 from hubstate.clock import Clock
 from hubstate.door import Door, Listener
-from hubstate.errors import JournalDamaged, SessionNotFound, StorageError
+from hubstate.errors import SessionNotFound, StorageError
 from hubstate.index import sessions_in
 from hubstate.journal import Journal, Recovery, recover
 from hubstate.outbox import Outbox
@@ -66,9 +66,11 @@ class Opened:
         return Outbox(self.folder / "outbox.sqlite", self.folder)
 
     def close(self) -> None:
-        """Lets go of the session."""
-        self.door.close()
-        self.ownership.release()
+        """Lets go of the session, also where its journal raises `StorageError` for the last time."""
+        try:
+            self.door.close()
+        finally:
+            self.ownership.release()
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,11 @@ def find(directory: Path, session: str) -> Path:
 
 
 def newest_of(directory: Path, name: str) -> Iterator[Peek]:
-    """The sessions of one name in a directory, newest first. One whose journal is damaged beyond reading is skipped."""
+    """The sessions of one name in a directory, newest first. One that cannot be read is skipped."""
     for folder in reversed(list(sessions_in(directory))):
         try:
             seen = peek(folder)
-        except (JournalDamaged, FileNotFoundError):
+        except StorageError:
             continue  # `status` and `doctor` name it
         if seen.memory.name == name:
             yield seen

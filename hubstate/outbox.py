@@ -2,20 +2,23 @@
 
 It is folded out of the journal (`ingest`) and holds nothing that the journal does not, but for two things that
 may be lost at no cost: when the next try of a delivery is due, and how far a long one has come. So it may be
-deleted at any moment; the next opening folds the journal anew. A damaged file is put aside and does not matter.
+deleted at any moment; the next opening folds the journal anew. A damaged file is put aside and folded anew at once,
+unseen by whoever asks: SQLite notices a broken page, and a sum beside each row and delivery a changed byte.
 
 The order in which deliveries leave is a property of this room: words (opening, rows, end) leave one after the
 other; a file leaves after the openings before it, and one that belongs to the end after all words before it; the
-closing leaves when nothing before it waits. Only refused ones are overtaken, and a closing overtakes nothing.
+closing leaves when nothing before it waits. Only refused ones are overtaken: but an opening is not, for nothing
+has a place at a hub that refused it, and a closing overtakes nothing.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -31,7 +34,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.events import Delivered, FitEpochEnd, GiveUp, Refused, RetryRefused, TrainBatchEnd
-from hubstate.journal import Head, Position, Step, read
+from hubstate.journal import Position, Step, read
 
 __all__ = ["FILES", "WORDS", "Delivery", "Outbox"]
 
@@ -41,15 +44,16 @@ WORDS, FILES = "words", "files"
 ROWS_PER_REQUEST = 1_000
 BYTES_PER_REQUEST = 1_000_000
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
-create table place (one integer primary key check (one = 1), segment integer, byte integer, chain text);
+create table place (one integer primary key check (one = 1), segment integer, byte integer, chain text, sum integer);
 create table rows (
     number integer primary key, attempt integer not null, epoch integer not null, step integer,
-    final integer not null, at real not null, metrics blob not null, nonfinite blob not null);
+    final integer not null, at real not null, metrics blob not null, nonfinite blob not null,
+    sum integer not null);
 create table deliveries (
     position integer primary key autoincrement, key text not null unique, lane text not null, kind text not null,
-    action blob not null, refused integer not null default 0, tries integer not null default 0,
+    action blob not null, sum integer not null, refused integer not null default 0, tries integer not null default 0,
     due real not null default 0, progress integer not null default 0, taken integer not null default 0,
     not_taken text not null default '', trouble text not null default '', sha256 text not null default '');
 """
@@ -71,14 +75,26 @@ _CLAIM = {
     WORDS: """
         select * from deliveries as d where lane = 'words' and refused = 0 and not exists (
             select 1 from deliveries as e where e.position < d.position and (
-                (e.refused = 0 and (e.lane = 'words' or d.kind = 'end')) or d.kind = 'close'))
+                (e.refused = 0 and (e.lane = 'words' or d.kind = 'end')) or d.kind = 'close' or e.kind = 'open'))
         order by position limit 1""",
     FILES: """
         select * from deliveries as d where lane = 'files' and refused = 0 and not exists (
-            select 1 from deliveries as e where e.position < d.position and e.refused = 0 and (
-                e.lane = 'files' or e.kind = 'open' or d.kind = 'last_file'))
+            select 1 from deliveries as e where e.position < d.position and (
+                (e.refused = 0 and (e.lane = 'files' or d.kind = 'last_file')) or e.kind = 'open'))
         order by position limit 1""",
 }
+
+
+_T = TypeVar("_T")
+
+
+class _Damaged(Exception):
+    """What SQLite gave is not what was put in."""
+
+
+def _sum(*parts: object) -> int:
+    """A check sum over what is put into a table once and never changed: a byte that flips must not reach a hub."""
+    return zlib.crc32(repr(parts).encode())
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -107,6 +123,8 @@ class Outbox:
         self._path = path
         self._journal = journal
         self._lock = threading.RLock()
+        #: Why the file was put aside and folded anew, if it was; for people.
+        self.damage = ""
         self._db = self._connect()
 
     # -- folding the journal in --------------------------------------------------------------------------
@@ -117,45 +135,48 @@ class Outbox:
         Each line's work is a few calls that let go of the interpreter, so that a trainer on another thread waits
         for one line at most and never for a batch.
         """
-        with self._guarded() as db:
-            place = Position(*db.execute("select segment, byte, chain from place").fetchone())
-            count = 0
-            db.execute("begin immediate")
-            try:
-                for entry in read(self._journal, place):
-                    if isinstance(entry.line, Step):
-                        self._fold(db, entry.line)
-                    elif isinstance(entry.line, Head):
-                        pass  # a memory, and no step
-                    place = entry.position
-                    count += 1
-                    if count >= limit:
-                        break
-                db.execute("update place set segment = ?, byte = ?, chain = ?", place)
-                db.execute("commit")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("rollback")
-                raise
-            return count
+        return self._guarded(lambda db: self._ingest(db, limit))
+
+    def _ingest(self, db: sqlite3.Connection, limit: int) -> int:
+        segment, byte, chain, total = db.execute("select segment, byte, chain, sum from place").fetchone()
+        if total != _sum(segment, byte, chain):
+            raise _Damaged("the place in the journal is not as it was noted")
+        place = Position(segment, byte, chain)
+        count = 0
+        db.execute("begin immediate")
+        try:
+            for entry in read(self._journal, place):
+                if isinstance(entry.line, Step):
+                    self._fold(db, entry.line)
+                place = entry.position
+                count += 1
+                if count >= limit:
+                    break
+            db.execute("update place set segment = ?, byte = ?, chain = ?, sum = ?", (*place, _sum(*place)))
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+        return count
 
     def _fold(self, db: sqlite3.Connection, step: Step) -> None:
         if step.illegal:
             return
         match step.event:
             case (FitEpochEnd() | TrainBatchEnd()) as event if step.row:
+                row = (
+                    step.row,
+                    step.attempt,
+                    event.epoch,
+                    event.step if isinstance(event, TrainBatchEnd) else None,
+                    int(isinstance(event, FitEpochEnd) and event.final),
+                    event.at,
+                    _ENCODER.encode(event.metrics),
+                    _ENCODER.encode(event.nonfinite),
+                )
                 db.execute(
-                    "insert or ignore into rows values (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        step.row,
-                        step.attempt,
-                        event.epoch,
-                        event.step if isinstance(event, TrainBatchEnd) else None,
-                        isinstance(event, FitEpochEnd) and event.final,
-                        event.at,
-                        _ENCODER.encode(event.metrics),
-                        _ENCODER.encode(event.nonfinite),
-                    ),
+                    "insert or ignore into rows values (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _sum(*row))
                 )
             case Delivered() as event:
                 self._settle(db, event.key)
@@ -175,16 +196,17 @@ class Outbox:
                 continue
             if isinstance(action, SendCheckpoint) and action.closing:
                 kind = "last_file"
+            what = (action.key, lane, kind, _ENCODER.encode(action))
             db.execute(
-                "insert or ignore into deliveries (key, lane, kind, action) values (?, ?, ?, ?)",
-                (action.key, lane, kind, _ENCODER.encode(action)),
+                "insert or ignore into deliveries (key, lane, kind, action, sum) values (?, ?, ?, ?, ?)",
+                (*what, _sum(*what)),
             )
 
     def _settle(self, db: sqlite3.Connection, key: str) -> None:
-        row = db.execute("select action from deliveries where key = ?", (key,)).fetchone()
+        row = db.execute("select * from deliveries where key = ?", (key,)).fetchone()
         if row is None:
             return
-        action = _ACTIONS.decode(row[0])
+        action = _delivery(row).action
         if isinstance(action, SendRows):
             db.execute("delete from rows where number between ? and ?", (action.first, action.last))
         db.execute("delete from deliveries where key = ?", (key,))
@@ -193,75 +215,59 @@ class Outbox:
 
     def claim(self, lane: str, now: float) -> Delivery | float | None:
         """What leaves next in `lane`: a delivery that is due, else the time when one will be, else None."""
-        with self._guarded() as db:
-            row = db.execute(_CLAIM[lane]).fetchone()
-        if row is None:
-            return None
-        due = float(row["due"])
+        delivery = self._guarded(lambda db: _claim(db, lane))
         # A clock that was set back must not hold a delivery up for longer than its back-off.
-        if due > now and due - now <= LONGEST_WAIT:
-            return due
-        return _delivery(row)
+        if delivery is not None and delivery.due > now and delivery.due - now <= LONGEST_WAIT:
+            return delivery.due
+        return delivery
 
     def rows(self, action: SendRows, after: int) -> tuple[Row, ...]:
         """The next rows of a send, behind row number `after`: at most 1,000 rows or 1 MB."""
-        rows: list[Row] = []
-        size = 0
-        with self._guarded() as db:
-            cursor = db.execute(
-                "select * from rows where number between ? and ? order by number limit ?",
-                (max(action.first, after + 1), action.last, ROWS_PER_REQUEST),
+        return self._guarded(lambda db: _rows(db, max(action.first, after + 1), action.last))
+
+    def held(self, action: SendRows, after: int = 0) -> int:
+        """How many rows of a send, behind row number `after`, are here; fewer than it names if lines were damaged."""
+        return self._guarded(
+            lambda db: int(
+                db.execute(
+                    "select count(*) from rows where number between ? and ?",
+                    (max(action.first, after + 1), action.last),
+                ).fetchone()[0]
             )
-            for row in cursor:
-                size += len(row["metrics"]) + 120
-                if rows and size > BYTES_PER_REQUEST:
-                    break
-                rows.append(
-                    Row(
-                        row["number"],
-                        row["attempt"],
-                        row["epoch"],
-                        row["step"],
-                        bool(row["final"]),
-                        row["at"],
-                        row["metrics"],
-                        row["nonfinite"],
-                    )
-                )
-        return tuple(rows)
+        )
 
     def postpone(self, key: str, due: float, trouble: str) -> None:
         """Notes a try in vain; the next one is due at `due`."""
-        with self._guarded() as db:
-            db.execute(
-                "update deliveries set tries = tries + 1, due = ?, trouble = ? where key = ?",
-                (due, trouble, key),
-            )
+        self._change(
+            "update deliveries set tries = tries + 1, due = ?, trouble = ? where key = ?", due, trouble, key
+        )
 
     def hurry(self) -> None:
-        """Makes every waiting delivery due at once: somebody asked for it just now."""
-        with self._guarded() as db:
-            db.execute("update deliveries set due = 0 where refused = 0")
+        """Makes every waiting delivery due at once: somebody asked for it just now. What a hub set a time for waits."""
+        self._change("update deliveries set due = 0 where refused = 0 and trouble not like 'rate_limited%'")
 
     def advance(self, key: str, progress: int, taken: int, not_taken: str) -> None:
         """Notes that the hub acknowledged the rows up to number `progress` of a long send."""
-        with self._guarded() as db:
-            db.execute(
-                "update deliveries set progress = ?, taken = ?, not_taken = ?, tries = 0, due = 0 where key = ?",
-                (progress, taken, not_taken, key),
-            )
+        self._change(
+            "update deliveries set progress = ?, taken = ?, not_taken = ?, tries = 0, due = 0, trouble = '' "
+            "where key = ?",
+            progress,
+            taken,
+            not_taken,
+            key,
+        )
 
     def remember_digest(self, key: str, sha256: str) -> None:
         """Notes a file's digest, so that a repeat need not read the file twice."""
-        with self._guarded() as db:
-            db.execute("update deliveries set sha256 = ? where key = ?", (sha256, key))
+        self._change("update deliveries set sha256 = ? where key = ?", sha256, key)
 
     def count(self) -> tuple[int, int]:
         """How many deliveries wait, and how many are refused."""
-        with self._guarded() as db:
-            waiting, refused = db.execute(
+        waiting, refused = self._guarded(
+            lambda db: db.execute(
                 "select count(*) filter (where refused = 0), count(*) filter (where refused = 1) from deliveries"
             ).fetchone()
+        )
         return int(waiting), int(refused)
 
     def close(self) -> None:
@@ -271,19 +277,25 @@ class Outbox:
 
     # -- the file ----------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _guarded(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time. A damaged file is put aside, and a new one folded."""
+    def _change(self, statement: str, *values: object) -> None:
+        self._guarded(lambda db: db.execute(statement, values))
+
+    def _guarded(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Works on the connection, for one thread at a time. A damaged file is put aside, folded anew, and asked again."""
         with self._lock:
             try:
-                yield self._db
-            except sqlite3.DatabaseError as error:
+                return work(self._db)
+            except (sqlite3.DatabaseError, msgspec.MsgspecError, _Damaged) as error:
+                # A full disk, a closed file or a lock are no damage: another file would not be better.
                 if isinstance(
                     error, sqlite3.OperationalError | sqlite3.ProgrammingError | sqlite3.IntegrityError
                 ):
                     raise
+                self.damage = f"{self._path} was damaged ({error}) and is folded anew"
                 self._put_aside()
-                raise OutboxRenewed(f"{self._path} was damaged ({error}) and is folded anew") from error
+                while self._ingest(self._db, 1_000):
+                    pass
+                return work(self._db)
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -291,6 +303,7 @@ class Outbox:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
+            self.damage = f"{self._path} was damaged ({error}) and is folded anew"
             self._aside()
             return self._prepare()
 
@@ -302,6 +315,8 @@ class Outbox:
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5.0)
         try:
             db.row_factory = sqlite3.Row
+            # A flipped byte may leave text that is none; the sums notice, where SQLite alone would only complain.
+            db.text_factory = lambda text: text.decode("utf-8", "replace")
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = normal")
             db.execute("pragma journal_size_limit = 4000000")
@@ -309,7 +324,7 @@ class Outbox:
                 for table in ("place", "rows", "deliveries"):
                     db.execute(f"drop table if exists {table}")
                 db.executescript(_SCHEMA)
-                db.execute("insert into place values (1, 0, 0, '')")
+                db.execute("insert into place values (1, 0, 0, '', ?)", (_sum(0, 0, ""),))
                 db.execute(f"pragma user_version = {_SCHEMA_VERSION}")
         except BaseException:
             db.close()
@@ -328,15 +343,18 @@ class Outbox:
                 file.replace(f"{self._path}.damaged{ending}")
 
 
-class OutboxRenewed(Exception):  # noqa: N818 - it reports what happened; nothing was lost, and the caller asks again
-    """The outbox was damaged and is folded anew from the journal."""
-
-
 #: No delivery waits longer than this for its next try, whatever a hub asks for (seconds).
 LONGEST_WAIT = 3_600.0
 
 
+def _claim(db: sqlite3.Connection, lane: str) -> Delivery | None:
+    row = db.execute(_CLAIM[lane]).fetchone()
+    return None if row is None else _delivery(row)
+
+
 def _delivery(row: sqlite3.Row) -> Delivery:
+    if row["sum"] != _sum(row["key"], row["lane"], row["kind"], row["action"]):
+        raise _Damaged("a delivery is not as it was noted")
     return Delivery(
         row["key"],
         _ACTIONS.decode(row["action"]),
@@ -348,3 +366,22 @@ def _delivery(row: sqlite3.Row) -> Delivery:
         row["trouble"],
         row["sha256"],
     )
+
+
+def _rows(db: sqlite3.Connection, first: int, last: int) -> tuple[Row, ...]:
+    rows: list[Row] = []
+    size = 0
+    cursor = db.execute(
+        "select * from rows where number between ? and ? order by number limit ?",
+        (first, last, ROWS_PER_REQUEST),
+    )
+    for row in cursor:
+        *fields, total = row
+        if total != _sum(*fields):
+            raise _Damaged("a row is not as it was noted")
+        number, attempt, epoch, step, final, at, metrics, nonfinite = fields
+        size += len(metrics) + len(nonfinite) + 120
+        if rows and size > BYTES_PER_REQUEST:
+            break
+        rows.append(Row(number, attempt, epoch, step, bool(final), at, metrics, nonfinite))
+    return tuple(rows)

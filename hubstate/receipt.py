@@ -16,6 +16,7 @@ __all__ = ["Receipt", "conditions_of", "receipt_of"]
 class Receipt(msgspec.Struct, frozen=True):
     """What was recorded, what a hub holds, what waits here, and what it refused.
 
+    Every row is counted once: `rows` is the sum of those delivered, waiting, not taken, refused and given up.
     `waiting` counts rows, files and words (opening, closing) that still have to be acknowledged; `refused` counts
     deliveries; `not_taken` are rows that this hub cannot hold. `final_sha256` is the digest (hex) of the final
     checkpoint as the hub stored it, or empty.
@@ -32,6 +33,8 @@ class Receipt(msgspec.Struct, frozen=True):
     rows_delivered: int
     rows_waiting: int
     rows_not_taken: int
+    rows_refused: int
+    rows_given_up: int
     files_delivered: int
     files_waiting: int
     waiting: int
@@ -47,11 +50,15 @@ class Receipt(msgspec.Struct, frozen=True):
             words.append(f"{self.rows_waiting} rows kept here")
         if self.rows_not_taken:
             words.append(f"{self.rows_not_taken} rows not taken by this hub")
+        if self.rows_refused:
+            words.append(f"{self.rows_refused} rows refused")
+        if self.rows_given_up:
+            words.append(f"{self.rows_given_up} rows given up")
         files = self.files_delivered + self.files_waiting
         if files:
             words.append(f"{self.files_delivered} of {files} checkpoints delivered")
         if self.refused:
-            words.append(f"{self.refused} refused by the hub")
+            words.append(f"{_number_of(self.refused, 'delivery', 'deliveries')} refused by the hub")
         words += [condition.reason for condition in self.conditions if condition.name != "online"]
         text = ", ".join(words) + f"; the session is {self.state.value}"
         if self.reason:
@@ -74,9 +81,8 @@ def receipt_of(
         for action in memory.outstanding
         if isinstance(action, SendRows) and action.key in refused
     )
-    rows_waiting = memory.rows - memory.rows_delivered - memory.rows_not_taken - rows_refused
-    if memory.given_up is not None and not memory.outstanding:
-        rows_waiting = 0
+    rows_settled = memory.rows_delivered + memory.rows_not_taken + memory.rows_given_up
+    rows_waiting = memory.rows - rows_settled - rows_refused
     words = sum(not isinstance(action, SendRows | SendCheckpoint) for action in waiting)
     files = sum(isinstance(action, SendCheckpoint) for action in waiting)
     return Receipt(
@@ -91,6 +97,8 @@ def receipt_of(
         rows_delivered=memory.rows_delivered,
         rows_waiting=rows_waiting,
         rows_not_taken=memory.rows_not_taken,
+        rows_refused=rows_refused,
+        rows_given_up=memory.rows_given_up,
         files_delivered=memory.files_delivered,
         files_waiting=files,
         waiting=rows_waiting + files + words,
@@ -109,15 +117,19 @@ def conditions_of(memory: Memory) -> tuple[Condition, ...]:
         conditions.append(Condition("no_hub", since, "no hub"))
     if memory.refused:
         first = memory.refused[0]
-        count = len(memory.refused)
-        conditions.append(
-            Condition("refused", first.at, f"the hub refused {count} deliveries: {first.reason}")
-        )
-    uploads = [action for action in memory.outstanding if isinstance(action, SendCheckpoint)]
+        count = _number_of(len(memory.refused), "delivery", "deliveries")
+        conditions.append(Condition("refused", first.at, f"the hub refused {count}: {first.reason}"))
+    refused = {refused.key for refused in memory.refused}
+    uploads = sum(
+        isinstance(action, SendCheckpoint) and action.key not in refused for action in memory.outstanding
+    )
     if uploads and memory.state in LIVE_STATES and memory.hub_wanted:
-        conditions.append(
-            Condition("uploading", memory.ended_at or since, f"{len(uploads)} checkpoints on their way")
-        )
+        on_their_way = f"{_number_of(uploads, 'checkpoint', 'checkpoints')} on the way"
+        conditions.append(Condition("uploading", memory.ended_at or since, on_their_way))
     if memory.given_up is not None:
         conditions.append(Condition("given_up", memory.ended_at or since, f"given up: {memory.given_up}"))
     return tuple(conditions)
+
+
+def _number_of(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"

@@ -38,9 +38,9 @@ from hubstate.events import (
     Tick,
 )
 from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, News, Parcel, Reply
-from hubstate.limits import next_due
+from hubstate.limits import LEAST_HEARTBEAT, next_due
 from hubstate.log import log
-from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox, OutboxRenewed
+from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox
 from hubstate.snapshots import digest
 
 __all__ = ["Sender", "SenderThreads", "Stepper"]
@@ -85,6 +85,9 @@ class Sender:
         self._alive = alive
         self._troubles: dict[str, str] = {}
         self._settled = 0
+        self._told_damage = ""
+        #: The time before which the hub wants no sign of life (s since 1970).
+        self._no_beat_before = 0.0
 
     @property
     def moved(self) -> int:
@@ -101,29 +104,32 @@ class Sender:
 
         Never raises because of a hub. Raises `StorageError` or an SQLite error if this machine fails it.
         """
-        try:
-            self._fold()
-            if lane == WORDS:
-                self._tick()
-            return self._send_next(lane)
-        except OutboxRenewed as renewed:
-            log("hubstate.sender").warning("hubstate.outbox_renewed", reason=str(renewed))
-            return 0.0
+        self._fold()
+        if lane == WORDS:
+            self._tick()
+        return self._send_next(lane)
 
     def _fold(self) -> None:
         while self._outbox.ingest():
             pass
+        if self._outbox.damage != self._told_damage:
+            self._told_damage = self._outbox.damage
+            log("hubstate.sender").warning("hubstate.outbox_renewed", reason=self._told_damage)
 
     # -- what time makes due -----------------------------------------------------------------------------
 
     def _tick(self) -> None:
         """Asks whether time made something due; a heartbeat that is due leaves at once, and once."""
-        if self._alive:
+        if self._beats():
             for action in self._door.tell(HeartbeatTick).actions:
                 if isinstance(action, Heartbeat):
                     self._beat(action)
         if self._door.tell(Tick).actions:
             self._fold()
+
+    def _beats(self) -> bool:
+        """Whether signs of life may be asked for: somebody trains here, and the hub does not hold them off."""
+        return self._alive and self._door.now() >= self._no_beat_before
 
     def _beat(self, action: Heartbeat) -> None:
         memory = self._door.memory
@@ -142,6 +148,8 @@ class Sender:
                 self._door.tell(Refused, key=action.key, reason=reply.reason, status=reply.status)
             case Delayed():
                 self._door.tell(HeldUp, key=action.key, condition=reply.condition, reason=reply.reason)
+                if reply.retry_after is not None:
+                    self._no_beat_before = self._door.now() + min(LONGEST_WAIT, reply.retry_after)
 
     # -- one delivery ------------------------------------------------------------------------------------
 
@@ -164,9 +172,11 @@ class Sender:
         if until_due is not None:
             rests.append(until_due)
         if lane == WORDS:
-            by_time = next_due(self._door.memory, self._door.now(), heartbeats=self._alive)
+            by_time = next_due(self._door.memory, self._door.now(), heartbeats=self._beats())
             # What time made due while it could not be asked for (the state forbids it) is not asked for again at once.
             rests += [] if by_time is None else [max(by_time, 0.05)]
+            if self._alive and not self._beats():
+                rests.append(self._no_beat_before - self._door.now())
         return max(0.0, min(rests))
 
     def _parcel(self, delivery: Delivery) -> Parcel | str:
@@ -177,7 +187,7 @@ class Sender:
             case SendRows():
                 rows = self._outbox.rows(action, delivery.progress)
                 if not rows:
-                    return "the rows are in the journal no more; it was damaged"
+                    return "the rows cannot be read here any more: their lines in the journal are damaged"
                 key = f"{action.key}#{rows[0].number}-{rows[-1].number}"
                 return Parcel(key, action, memory.session, memory.model, rows=rows)
             case SendCheckpoint():
@@ -196,7 +206,7 @@ class Sender:
         action = delivery.action
         match reply:
             case Accepted():
-                if isinstance(action, SendRows) and parcel.rows[-1].number < action.last:
+                if isinstance(action, SendRows) and self._outbox.held(action, parcel.rows[-1].number):
                     self._outbox.advance(
                         delivery.key,
                         parcel.rows[-1].number,
@@ -219,13 +229,15 @@ class Sender:
         return 0.0
 
     def _delivered(self, delivery: Delivery, action: AnyAction, reply: Accepted) -> None:
-        self._door.tell(
-            Delivered,
-            key=delivery.key,
-            not_taken=reply.not_taken or delivery.not_taken,
-            rows=delivery.taken + reply.rows if isinstance(action, SendRows) else 0,
-            sha256=reply.sha256,
-        )
+        not_taken = reply.not_taken or delivery.not_taken
+        rows = 0
+        if isinstance(action, SendRows):
+            rows = delivery.taken + reply.rows
+            missing = action.last - action.first + 1 - self._outbox.held(action)
+            if missing and not not_taken:
+                # What nobody sent is not to be counted as delivered.
+                not_taken = f"{missing} rows, whose lines in the journal are damaged"
+        self._door.tell(Delivered, key=delivery.key, not_taken=not_taken, rows=rows, sha256=reply.sha256)
 
     def _postpone(self, delivery: Delivery, reply: Delayed) -> None:
         """Notes when the next try is due. The door hears of a trouble once, not at every try."""
@@ -250,9 +262,11 @@ class Sender:
             "hub": news.hub if memory.hub is None else None,
             "model": news.model if news.model != memory.model else None,
             "url": news.url if news.url != memory.url else None,
-            "metrics_interval": _changed(news.metrics_interval, memory.metrics_interval),
-            "checkpoint_interval": _changed(news.checkpoint_interval, memory.checkpoint_interval),
-            "heartbeat_interval": _changed(news.heartbeat_interval, memory.heartbeat_interval),
+            "metrics_interval": _changed(news.metrics_interval, memory.metrics_interval, 0.0),
+            "checkpoint_interval": _changed(news.checkpoint_interval, memory.checkpoint_interval, 0.0),
+            "heartbeat_interval": _changed(
+                news.heartbeat_interval, memory.heartbeat_interval, LEAST_HEARTBEAT
+            ),
         }
         told = {name: value for name, value in told.items() if value is not None}
         if told:
@@ -261,8 +275,9 @@ class Sender:
             self._door.tell(StopRequested, news.stop)
 
 
-def _changed(told: float | None, known: float) -> float | None:
-    return None if told is None or told == known else told
+def _changed(told: float | None, known: float, least: float) -> float | None:
+    """An interval (s) that is news. What is remembered is never below `least`, so that is what it is compared with."""
+    return None if told is None or max(least, told) == known else told
 
 
 class Stepper(Protocol):
@@ -293,9 +308,14 @@ class SenderThreads:
         self._signals = {WORDS: threading.Event(), FILES: threading.Event()}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._building = threading.Lock()
         self._running = 0
-        #: Why a thread could do nothing at its last turn, for people; empty when all is well.
-        self.failure = ""
+        self._failures: dict[str, str] = {}
+
+    @property
+    def failure(self) -> str:
+        """Why a thread could do nothing at its last turn, for people; empty when all is well."""
+        return "; ".join(dict.fromkeys(self._failures.values()))
 
     def poke(self, *, files: bool = False) -> None:
         """Something was written that may be due: wakes the threads (the first time: starts them), without waiting."""
@@ -329,12 +349,19 @@ class SenderThreads:
                 thread = threading.Thread(
                     target=self._live, args=(lane,), name=f"hubstate-{lane}", daemon=True
                 )
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    # No thread can be had just now (a limit of the system, or the interpreter ends): whoever trains
+                    # must not hear of it. The next poke tries again, and what is kept is delivered later.
+                    self._failures[lane] = f"no thread can be started: {error}"
+                    return
                 self._threads[lane] = thread
                 self._running += 1
-                thread.start()
+                self._failures.pop(lane, None)
 
     def _built(self) -> Stepper:
-        with self._lock:
+        with self._building:
             if self._stepper is None:
                 self._stepper = self._make()
             return self._stepper
@@ -356,14 +383,14 @@ class SenderThreads:
                 if lane == WORDS:
                     self._sync()
                 rest = self._built().step(lane)
-                self.failure = ""
+                self._failures.pop(lane, None)
             # The outermost loop of a thread that must not die: whatever this machine does to it (a full disk, a
             # locked database), it is shown and tried again, for nothing that is kept may stay unsent.
             except Exception as error:  # noqa: BLE001
                 if self._is_stopping():
                     return
-                self.failure = f"{type(error).__name__}: {error}"
-                log("hubstate.sender").warning("hubstate.sender_failed", lane=lane, reason=self.failure)
+                reason = self._failures[lane] = f"{type(error).__name__}: {error}"
+                log("hubstate.sender").warning("hubstate.sender_failed", lane=lane, reason=reason)
                 rest = AFTER_FAILURE
             # `stop` sets the flag first and the signal after it: a signal that was cleared above is seen by the flag.
             if rest > 0 and not self._is_stopping():

@@ -3,12 +3,14 @@
 Arguments beat the environment, which beats the project's file (`hubstate.toml`, or `[tool.hubstate]` in
 `pyproject.toml`, in the working directory or above it), which beats the user's file (written by
 `hubstate login`, readable by its owner alone). A key in a project's file is refused by name: such files are
-shared. Everything else gets what it needs handed over as plain values.
+shared. A directory named there counts from that file's folder; any other one from the working directory. Everything
+else gets what it needs handed over as plain values.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,24 +64,24 @@ def resolve(
     """Puts the settings together. Raises `SettingsError` naming the setting that cannot be used, and where it stands."""
     env = os.environ if environment is None else environment
     here = Path.cwd() if cwd is None else cwd
-    project_values, project_name = _project_file(here)
-    user_values = _read(user_file())
+    project_values, project_name, project_folder = _project_file(here)
+    user_values = _user_values()
     sources: dict[str, str] = {}
 
-    def pick(name: str, argument: Any, variable: str | None, user_key: str | None = None) -> Any:
+    def pick(name: str, argument: object, variable: str | None, user_value: object = None) -> str | None:
         candidates = [
             (argument, "argument"),
             (env.get(variable) or None if variable else None, f"environment {variable}"),
             (project_values.get(name), project_name),
-            (user_values.get(user_key) if user_key else None, str(user_file())),
+            (user_value, str(user_file())),
         ]
         for value, source in candidates:
             if value is not None:
                 sources[name] = source
-                return value
+                return _text(name, value, source)
         return None
 
-    address = pick("hub", hub, "HUBSTATE_HUB", "hub")
+    address = pick("hub", hub, "HUBSTATE_HUB", user_values.get("hub"))
     if address is not None:
         address = _address(address, sources["hub"])
     chosen_mode = pick("mode", mode, "HUBSTATE_MODE") or "on"
@@ -87,11 +89,13 @@ def resolve(
         raise SettingsError(
             f"mode must be one of {', '.join(MODES)}, not {chosen_mode!r} ({sources['mode']})"
         )
-    where = pick("directory", directory, "HUBSTATE_DIR") or ".hubstate"
+    named = None if directory is None else os.fspath(directory)
+    where = pick("directory", named, "HUBSTATE_DIR") or ".hubstate"
+    base = project_folder if sources.get("directory") == project_name else here
     return Settings(
         hub=address,
-        api_key=_key(address, api_key, env, user_values, sources),
-        directory=(here / Path(where).expanduser()).absolute(),
+        api_key=_key(address, api_key, env, user_values.get("keys", {}), sources),
+        directory=(base / Path(where).expanduser()).absolute(),
         mode=chosen_mode,
         project=pick("project", project, None),
         group=pick("group", group, None),
@@ -105,12 +109,13 @@ def resolve(
 def remember_login(hub: str, api_key: str) -> Path:
     """Keeps hub and key for this user, in a file that only they can read; returns the file.
 
-    Raises `SettingsError` for an address that is none, `StorageError` if the file cannot be written.
+    Raises `SettingsError` for an address or a key that is none, `StorageError` if the file cannot be written.
     """
     address = _address(hub, "argument")
+    key = _usable_key(api_key, "argument")
     path = user_file()
-    keys = dict(_read(path).get("keys", {}))
-    keys[address] = api_key
+    keys = dict(_user_values().get("keys", {}))
+    keys[address] = key
     lines = [f"hub = {_quoted(address)}", "", "[keys]"]
     lines += [f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(keys.items())]
     making = path.with_name(f".{path.name}.part")
@@ -127,26 +132,43 @@ def remember_login(hub: str, api_key: str) -> Path:
 
 
 def _quoted(text: str) -> str:
-    if any(ord(character) < 32 for character in text):
-        raise SettingsError("an address or a key cannot hold control characters")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _project_file(here: Path) -> tuple[dict[str, Any], str]:
-    """The nearest project file at or above `here`, and its name."""
+def _text(name: str, value: object, source: str) -> str:
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} must be a text, not {type(value).__name__} ({source})")
+    return value
+
+
+def _user_values() -> dict[str, Any]:
+    values = _read(user_file())
+    keys = values.get("keys", {})
+    if not isinstance(keys, dict):
+        raise SettingsError(
+            f"[keys] in {user_file()} must be a table of hub and key; `hubstate login` writes it"
+        )
+    return values
+
+
+def _project_file(here: Path) -> tuple[dict[str, Any], str, Path]:
+    """The nearest project file at or above `here`, its name, and the folder that holds it."""
     for folder in (here, *here.parents):
         own = folder / "hubstate.toml"
         if own.is_file():
-            return _checked(_read(own), own), str(own)
+            return _checked(_read(own), own), str(own), folder
         shared = folder / "pyproject.toml"
         if shared.is_file():
-            table = _read(shared).get("tool", {}).get("hubstate")
+            tools = _read(shared).get("tool", {})
+            table = tools.get("hubstate") if isinstance(tools, dict) else None
             if table is not None:
-                return _checked(table, shared), f"{shared} [tool.hubstate]"
-    return {}, ""
+                return _checked(table, shared), f"{shared} [tool.hubstate]", folder
+    return {}, "", here
 
 
-def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
+def _checked(values: object, path: Path) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise SettingsError(f"hubstate in {path} must be a table of settings, not {type(values).__name__}")
     for name in values:
         if name in ("api_key", "key", "keys"):
             raise SettingsError(
@@ -169,18 +191,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read the settings in {path}: {error}") from error
 
 
-def _address(address: object, source: str) -> str:
-    if not isinstance(address, str):
-        raise SettingsError(f"the hub must be an address, not {type(address).__name__} ({source})")
+def _address(address: str, source: str) -> str:
     scheme, _, rest = address.partition("://")
-    if scheme not in ("http", "https") or not rest.strip("/"):
-        raise SettingsError(
-            f"the hub's address {address.split('?')[0]!r} ({source}) must look like http://host:8765 or https://host"
-        )
-    if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
+    # Whatever is wrong with it: a text that may hold a password is not repeated.
+    if "@" in address or "?" in address or "#" in address:
         raise SettingsError(
             f"the hub's address ({source}) must hold no user, key or query: give the key by `hubstate login` "
             "or HUBSTATE_API_KEY"
+        )
+    if scheme not in ("http", "https") or not rest.strip("/") or not address.isprintable():
+        raise SettingsError(
+            f"the hub's address {address!r} ({source}) must look like http://host:8765 or https://host"
         )
     return address.rstrip("/")
 
@@ -192,21 +213,22 @@ def _key(
     user: Mapping[str, Any],
     sources: dict[str, str],
 ) -> str | None:
-    found: tuple[object, str] | None = None
     if argument is not None:
-        found = (argument, "argument")
+        key, source = argument, "argument"
     elif env.get("HUBSTATE_API_KEY"):
-        found = (env["HUBSTATE_API_KEY"], "environment HUBSTATE_API_KEY")
-    elif hub is not None and hub in user.get("keys", {}):
+        key, source = env["HUBSTATE_API_KEY"], "environment HUBSTATE_API_KEY"
+    elif hub is not None and hub in user:
         # A key is kept with its hub, and never shown to another one.
-        found = (user["keys"][hub], str(user_file()))
-    if found is None:
+        key, source = user[hub], str(user_file())
+    else:
         return None
-    key, sources["api_key"] = found
+    sources["api_key"] = source
+    return _usable_key(key, source)
+
+
+def _usable_key(key: object, source: str) -> str:
     if not isinstance(key, str) or not key.strip() or not key.isascii() or not key.isprintable():
-        raise SettingsError(
-            f"the api key ({sources['api_key']}) is empty or holds characters that no header can carry"
-        )
+        raise SettingsError(f"the api key ({source}) is empty or holds characters that no header can carry")
     return key.strip()
 
 
@@ -220,10 +242,14 @@ def _limits(
     if not isinstance(project, Mapping):
         raise SettingsError(f"limits in {project_name} must be a table of seconds")
     limits = dict(_DEFAULTS)
+    for values, source in ((argument or {}, "argument"), (project, project_name)):
+        for name in values:
+            if name not in limits:
+                raise SettingsError(f"there is no limit {name!r} ({source}); known: {', '.join(limits)}")
     for name in _DEFAULTS:
         variable = f"HUBSTATE_LIMIT_{name.upper()}"
         for value, source in (
-            (None if argument is None else argument[name], "argument"),
+            ((argument or {}).get(name), "argument"),
             (env.get(variable) or None, f"environment {variable}"),
             (project.get(name), project_name),
         ):
@@ -236,17 +262,18 @@ def _limits(
 
 def _seconds(name: str, value: object, source: str) -> float:
     try:
-        seconds = float(value)  # type: ignore[arg-type]  # whatever it is, the next line judges it
+        seconds = float("nan" if isinstance(value, bool) else value)  # type: ignore[arg-type]  # judged below
     except (TypeError, ValueError) as error:
         raise SettingsError(
             f"the limit {name} ({source}) must be a number of seconds, not {value!r}"
         ) from error
-    if not 0 <= seconds < float("inf"):
-        raise SettingsError(f"the limit {name} ({source}) must be 0 or more seconds, not {value!r}")
+    if not 0 <= seconds < float("inf") or (name == "heartbeat" and seconds == 0):
+        least = "more than 0" if name == "heartbeat" else "0 or more"
+        raise SettingsError(f"the limit {name} ({source}) must be {least} seconds, not {value!r}")
     return seconds
 
 
 def _rank(env: Mapping[str, str]) -> int:
-    """This process' rank in a distributed job; 0 where there is none."""
+    """The rank of this process in a distributed job; 0 where there is none."""
     rank = env.get("RANK", "0")
-    return int(rank) if rank.lstrip("-").isdigit() else 0
+    return int(rank) if re.fullmatch("-?[0-9]+", rank) else 0

@@ -15,7 +15,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from hubstate.errors import CheckpointMissing, StorageError
 
@@ -75,54 +75,75 @@ class Snapshots:
     def take(self, source: Path, name: str) -> Path:
         """Copies `source` as it is now to the snapshot `name`; when this returns, the copy is whole.
 
-        Raises `CheckpointMissing` if the source is gone, torn, or changed under the copy; `StorageError` if there is
-        no room. Nothing is left behind then.
+        Raises `CheckpointMissing` if the source is gone, unreadable, torn, or changed under the copy; `StorageError` if
+        the folder has no room for it. Nothing is left behind then.
         """
         making = self._folder / f".{name}.part"
         before = look(source)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _copy(source, making)
-            if look(source) != before or making.stat().st_size != before.size:
-                raise CheckpointMissing(
-                    f"the checkpoint {source} changed while it was copied; it was not kept"
-                )
-            if is_torn(making):
-                raise CheckpointMissing(f"the checkpoint {source} is half a zip archive; it was not kept")
-            making.replace(self.path(name))
+            original = source.open("rb")
         except OSError as error:
-            raise StorageError(
-                f"the checkpoint {source} could not be kept: {error.strerror or error}"
-            ) from error
-        finally:
-            making.unlink(missing_ok=True)
+            raise CheckpointMissing(f"the checkpoint {source} cannot be read: {error.strerror}") from error
+        with original:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                try:
+                    _copy(original, making)
+                    if look(source) != before or making.stat().st_size != before.size:
+                        raise CheckpointMissing(
+                            f"the checkpoint {source} changed while it was copied; it was not kept"
+                        )
+                    if is_torn(making):
+                        raise CheckpointMissing(
+                            f"the checkpoint {source} is half a zip archive; it was not kept"
+                        )
+                    making.replace(self.path(name))
+                finally:
+                    making.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(
+                    f"the checkpoint {source} could not be kept in {self._folder}: {error.strerror or error}"
+                ) from error
         return self.path(name)
 
     def sync(self, name: str) -> None:
-        """Asks the disk to keep the snapshot: its bytes, and its place in the folder."""
-        for path in (self.path(name), self._folder):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        """Asks the disk to keep the snapshot: its bytes, and its place in the folder.
+
+        Raises `FileNotFoundError` if it was discarded meanwhile, `StorageError` if the disk could not keep it.
+        """
+        try:
+            for path in (self.path(name), self._folder):
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"the disk did not keep the snapshot {self.path(name)}: {error.strerror}"
+            ) from error
 
     def discard(self, name: str) -> None:
         """Removes a snapshot that nobody needs any more; one that is gone is no mistake."""
         self.path(name).unlink(missing_ok=True)
 
     def sweep(self, needed: Iterable[str]) -> None:
-        """Removes every snapshot, and every half one, but the `needed`."""
+        """Removes every snapshot, and every half one, but the `needed`. Raises `StorageError` if one cannot go."""
         if not self._folder.is_dir():
             return
         keep = set(needed)
-        for file in self._folder.iterdir():
-            if file.name not in keep:
-                file.unlink(missing_ok=True)
+        try:
+            for file in self._folder.iterdir():
+                if file.name not in keep:
+                    file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot tidy up the snapshots in {self._folder}: {error.strerror}") from error
 
 
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as from_, target.open("wb") as to:
+def _copy(from_: BinaryIO, target: Path) -> None:
+    with target.open("wb") as to:
         if _clone(from_.fileno(), to.fileno()):
             return
         length = os.fstat(from_.fileno()).st_size
