@@ -1,0 +1,192 @@
+"""Checkpoints: kept as they were, named at the end, found again to go on from."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hubstate
+from hubstate import CheckpointKind, Limits
+from hubstate.checkpoints import newest_whole
+from hubstate.events import Saved
+from hubstate.opening import peek
+from hubstate.snapshots import Snapshots
+
+
+def write(text: str, name: str = "last.pt") -> Path:
+    path = Path(name)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def folder(session: hubstate.Session) -> Path:
+    return Path(".hubstate") / session.id
+
+
+def kept(session: hubstate.Session) -> dict[str, str]:
+    """The copies that are kept: the kind that begins each name, and its text."""
+    return {file.name.split("-")[0]: file.read_text() for file in (folder(session) / "snapshots").iterdir()}
+
+
+def test_a_kept_copy_is_what_was_saved() -> None:
+    """A trainer that rewrites its file in place afterwards changes no copy."""
+    session = hubstate.start("digits")
+    path = write("first")
+    session.save(path, fitness=0.5)
+    with path.open("r+") as file:
+        file.write("FIRST")
+    assert kept(session) == {"best": "first"}
+    session.close()
+
+
+def test_only_the_newest_of_a_kind_is_kept() -> None:
+    """A better checkpoint takes the place of the best one before it, and the old copy is removed."""
+    session = hubstate.start("digits")
+    session.save(write("worse"), fitness=0.1)
+    session.save(write("better"), fitness=0.2)
+    session.save(write("worse again"), fitness=0.15)
+    assert kept(session) == {"best": "better"}
+    session.close()
+
+
+def test_a_fitness_that_is_not_finite_is_none() -> None:
+    """NaN and infinities make no checkpoint the best, and end no training."""
+    session = hubstate.start("digits")
+    session.save(write("nan"), fitness=float("nan"))
+    session.save(write("inf"), fitness=float("inf"))
+    assert kept(session) == {"last": "nan"}
+    session.save(write("real"), fitness=-5)
+    assert kept(session) == {"last": "nan", "best": "real"}
+    session.close()
+
+
+def test_a_torn_archive_is_journalled_and_not_kept() -> None:
+    """Half a zip file ends no training: the save is remembered with its reason, and no copy is left."""
+    path = Path("torn.pt")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights", "x" * 1000)
+    path.write_bytes(path.read_bytes()[:200])
+    session = hubstate.start("digits")
+    session.save(path, fitness=0.9)
+    session.save(write("whole"), fitness=0.1)
+    assert kept(session) == {"best": "whole"}
+    session.close()
+    assert "half a zip archive" in (folder(session) / "journal-000001.jsonl").read_text()
+
+
+def test_a_copy_that_finds_no_room_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the copy cannot be written the save is remembered with its reason, and training goes on."""
+    session = hubstate.start("digits")
+    write("in the way", str(folder(session) / "snapshots"))
+    session.save(write("weights"), fitness=0.9)
+    session.log({"a": 1})
+    assert session.receipt.rows == 1
+    session.close()
+    assert "could not be kept" in (folder(session) / "journal-000001.jsonl").read_text()
+
+
+def test_the_last_checkpoint_is_the_trainers_own_file_while_it_is_as_saved() -> None:
+    """To go on from, the trainer's newest file serves, with its epoch and digest."""
+    session = hubstate.start("digits")
+    session.save(write("one"), epoch=0, fitness=0.9)
+    session.save(write("two"), epoch=1, fitness=0.1)
+    found = session.last_checkpoint
+    assert found is not None
+    assert (found.path, found.epoch) == (Path("last.pt").absolute(), 1)
+    assert found.sha256 == hashlib.sha256(b"two").hexdigest()
+    assert "epoch=1" in repr(found)
+    session.close()
+
+
+@pytest.mark.parametrize("how", ["rewritten", "removed"])
+def test_a_kept_copy_serves_where_the_trainers_file_does_not(how: str) -> None:
+    """A file that is newer than the save, or gone, is not gone on from; the newest kept copy is."""
+    session = hubstate.start("digits")
+    path = write("one")
+    session.save(path, epoch=0, fitness=0.9)
+    session.save(write("two"), epoch=1, fitness=0.1)
+    if how == "rewritten":
+        write("something newer")
+    else:
+        path.unlink()
+    found = session.last_checkpoint
+    assert found is not None
+    assert (found.path.read_text(), found.epoch) == ("one", 0)
+    session.close()
+
+
+def test_a_copy_that_is_not_whole_does_not_serve() -> None:
+    """A copy that lost bytes is passed over; where none is whole there is no checkpoint."""
+    session = hubstate.start("digits", limits=Limits(checkpoint=0))
+    session.save(write("the best"), epoch=0, fitness=0.9)
+    session.save(write("the last"), epoch=1)
+    session.close()
+    Path("last.pt").unlink()
+    memory, snapshots = peek(folder(session)).memory, Snapshots(folder(session) / "snapshots")
+    newest = newest_whole(memory, snapshots)
+    assert newest is not None
+    assert newest.epoch == 1
+    newest.path.write_text("cut")
+    older = newest_whole(memory, snapshots)
+    assert older is not None
+    assert older.epoch == 0
+    shutil.rmtree(folder(session) / "snapshots")
+    assert newest_whole(memory, snapshots) is None
+
+
+def final_of(session: hubstate.Session) -> tuple[CheckpointKind, int, str]:
+    """What leaves as the final checkpoint: the kind it was kept as, its epoch, and its text."""
+    memory = peek(folder(session)).memory
+    (action,) = [action for action in memory.outstanding if hasattr(action, "snapshot")]
+    return action.kind, action.epoch, (folder(session) / "snapshots" / action.snapshot).read_text()
+
+
+def test_the_final_checkpoint_is_the_best() -> None:
+    """With a fitness the best checkpoint is the final one."""
+    with hubstate.start("digits") as session:
+        session.save(write("best"), epoch=0, fitness=0.9)
+        session.save(write("later"), epoch=1, fitness=0.1)
+    assert final_of(session) == (CheckpointKind.FINAL, 0, "best")
+
+
+def test_without_a_best_the_newest_saved_file_is_final() -> None:
+    """Without a fitness the newest whole file is final, though its copy was not due when it was saved."""
+    with hubstate.start("digits") as session:
+        for epoch in range(5):
+            session.save(write(f"epoch {epoch}"), epoch=epoch)
+    assert final_of(session) == (CheckpointKind.FINAL, 4, "epoch 4")
+    assert len(list((folder(session) / "snapshots").iterdir())) <= 2
+
+
+def test_without_a_best_and_without_the_file_the_newest_kept_is_final() -> None:
+    """If the newest file changed after it was saved, what was kept is final."""
+    with hubstate.start("digits") as session:
+        session.save(write("epoch 0"), epoch=0)
+        session.save(write("epoch 1"), epoch=1)
+        write("rewritten")
+    assert final_of(session) == (CheckpointKind.FINAL, 0, "epoch 0")
+
+
+def test_a_final_that_is_named_beats_the_best() -> None:
+    """What is saved as final is final."""
+    with hubstate.start("digits") as session:
+        session.save(write("best"), epoch=0, fitness=0.9)
+        session.save(write("chosen", "chosen.pt"), epoch=1, kind="final")
+    assert final_of(session) == (CheckpointKind.FINAL, 1, "chosen")
+
+
+@pytest.mark.parametrize("choice", ["none"])
+def test_no_checkpoint_is_kept_where_none_is_wanted(choice: str) -> None:
+    """With checkpoints='none' nothing is copied and nothing leaves, and the saves are remembered all the same."""
+    with hubstate.start("digits", checkpoints=choice) as session:
+        session.save(write("weights"), fitness=0.9)
+        session.save(write("final"), kind="final")
+    memory = peek(folder(session)).memory
+    assert (memory.saves, memory.kept_best, memory.kept_final) == (2, None, None)
+    assert isinstance(memory.saved, Saved)
+    assert not any(hasattr(action, "snapshot") for action in memory.outstanding)
+    assert not (folder(session) / "snapshots").exists()
