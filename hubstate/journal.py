@@ -419,7 +419,7 @@ def _recover_from(folder: Path, first: int, newest: int) -> tuple[Recovery | Non
                 memory, n = head.memory, max(n, head.n - 1)
             case Damage() as damage:
                 damages.append(damage)
-            case Step() as step:
+            case step:
                 if memory is None:
                     break
                 memory = adopt_step(memory, step)
@@ -465,6 +465,8 @@ def _read_segment(folder: Path, position: Position, *, newest: bool) -> Iterator
         # A packed segment has no whole lines behind the place where it is broken; the later segments have.
         what = "the packed segment is damaged, and nothing behind this place can be read"
         yield Entry(Position(position.segment + 1, 0, ""), Damage(f"{name}.gz", 0, what))
+    except StorageError:
+        raise  # it is an OSError too, and says better what is wrong
     except OSError as error:
         raise StorageError(f"cannot read {folder / name}: {error.strerror}") from error
 

@@ -1,0 +1,287 @@
+"""The journal: what was said is in it, checked, in order, and survives the process that said it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from journals import NOTHING, damages, numbers, segment, step, written
+
+from hubstate import journal as room
+from hubstate.actions import Memory
+from hubstate.errors import JournalFailing, StorageError
+from hubstate.journal import Head, Journal, compress_closed, read, recover
+
+# -- writing ---------------------------------------------------------------------------------------------
+
+
+def test_append_is_one_write(tmp_path, monkeypatch):
+    """A step costs one write(2), unbuffered, and no fsync: that is all that a training thread waits for."""
+    journal = written(tmp_path, 0)
+    calls = []
+    write, fsync = os.write, os.fsync
+    monkeypatch.setattr(room.os, "write", lambda fd, data: calls.append(len(data)) or write(fd, data))
+    monkeypatch.setattr(room.os, "fsync", lambda fd: calls.append("fsync") or fsync(fd))
+    size = segment(tmp_path).stat().st_size
+    journal.append(step(1), Memory(rows=1))
+    assert calls == [segment(tmp_path).stat().st_size - size]
+    journal.sync()
+    assert "fsync" in calls
+
+
+def test_the_file_is_its_owners_alone(tmp_path):
+    """What was trained, and with which settings, is nobody else's business on a shared machine."""
+    written(tmp_path, 2).close()
+    written(tmp_path, 1).close()
+    compress_closed(tmp_path, 2)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+KILLED = """
+import sys
+from hubstate.journal import Journal, Recovery
+from journals import NOTHING, step
+from hubstate.actions import Memory
+from pathlib import Path
+journal = Journal(Path(sys.argv[1]), NOTHING)
+n = 0
+while True:
+    n += 1
+    journal.append(step(n), Memory(rows=n))
+    sys.stdout.write(f"{n}\\n")
+    sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("after", [1, 137, 1000])
+def test_what_was_acknowledged_survives_kill_9(tmp_path, after):
+    """Every line whose append returned is read back after SIGKILL, in order and undamaged."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(after):
+            process.stdout.readline()
+        process.kill()
+        acknowledged = after + len(process.stdout.read().splitlines())
+    found = numbers(tmp_path)
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) >= acknowledged - 1  # the last printed line may be torn; its step is not
+    assert len(found) >= after
+    assert damages(tmp_path) == []
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from hubstate.journal import Journal
+from hubstate.errors import JournalFailing
+from hubstate.actions import Memory
+from journals import NOTHING, segment, step
+folder = Path(sys.argv[1])
+journal = Journal(folder, NOTHING)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+room = segment(folder).stat().st_size + 1000
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+n = 1
+while True:
+    try:
+        journal.append(step(n), Memory(rows=n))
+    except JournalFailing as failure:
+        assert str(folder) in str(failure)
+        break
+    n += 1
+assert n > 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+journal.append(step(n), Memory(rows=n))
+journal.append(step(n + 1), Memory(rows=n + 1))
+print(n + 1)
+"""
+
+
+def test_a_short_write_is_cut_back(tmp_path):
+    """When the disk takes half a line, it is removed: the step counts as unwritten, and the next joins no torn one."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert numbers(tmp_path) == list(range(1, int(done.stdout) + 1))
+    assert damages(tmp_path) == []
+
+
+def test_half_a_line_that_cannot_be_cut_back_is_cut_first_of_all(tmp_path, monkeypatch):
+    """If even the cutting fails, nothing is written until the half line is gone."""
+    journal = written(tmp_path, 1)
+    write = os.write
+
+    def half(fd, data):
+        return write(fd, data[:20])
+
+    def fails(_fd, _size):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(room.os, "write", half)
+    with monkeypatch.context() as worse:
+        worse.setattr(room.os, "ftruncate", fails)
+        for _ in range(2):
+            with pytest.raises(JournalFailing, match="back to its last whole line: Input/output error"):
+                journal.append(step(2), Memory())
+    monkeypatch.undo()
+    journal.append(step(2), Memory())
+    assert (journal.n, numbers(tmp_path), damages(tmp_path)) == (2, [1, 2], [])
+
+
+def test_a_short_write_is_told_and_nothing_of_it_remains(tmp_path, monkeypatch):
+    """Whoever said the step hears that it is not written, and where; the file is as it was."""
+    journal = written(tmp_path, 1)
+    size = segment(tmp_path).stat().st_size
+    write = os.write
+    monkeypatch.setattr(room.os, "write", lambda fd, data: write(fd, data[:20]))
+    with pytest.raises(JournalFailing, match=r"cannot write to the journal in .*only 20 of \d+ bytes"):
+        journal.append(step(2), Memory())
+    assert segment(tmp_path).stat().st_size == size
+    assert (journal.n, journal.end) == (1, (1, size))
+
+
+@pytest.mark.parametrize("before_the_write", [True, False])
+def test_an_exception_in_the_middle_of_an_append_is_settled(tmp_path, monkeypatch, before_the_write):
+    """Ctrl-C may break in before or behind the write: the step then counts if, and only if, its line is there."""
+    journal = written(tmp_path, 1)
+    write = os.write
+
+    def interrupted(fd, data):
+        if not before_the_write:
+            write(fd, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room.os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.append(step(2), Memory(rows=2))
+    monkeypatch.undo()
+    journal.settle()
+    assert journal.n == (1 if before_the_write else 2)
+    journal.append(step(journal.n + 1), Memory())
+    assert numbers(tmp_path) == list(range(1, journal.n + 1))
+    assert damages(tmp_path) == []
+
+
+# -- segments --------------------------------------------------------------------------------------------
+
+
+def test_a_full_segment_is_closed_and_a_new_one_begun(tmp_path, monkeypatch):
+    """Segments roll at their size, each begins with the memory at that point, and readers follow across them."""
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 800)
+    journal = written(tmp_path, 12, software="hubstate 0")
+    journal.sync()
+    assert journal.segment >= 3
+    assert numbers(tmp_path) == list(range(1, 13))
+    heads = [entry.line for entry in read(tmp_path) if isinstance(entry.line, Head)]
+    assert [head.segment for head in heads] == list(range(1, journal.segment + 1))
+    assert all(head.memory.rows == head.n - 1 and head.software == "hubstate 0" for head in heads)
+    assert recover(tmp_path).n == 12
+    journal.close()
+    journal.close()
+    journal.sync()
+
+
+@pytest.mark.parametrize("how", ["open", "write"])
+def test_a_segment_that_cannot_be_begun_is_tried_again(tmp_path, monkeypatch, how):
+    """While no new segment can be begun, steps go on in the old one and no half segment is left behind."""
+    journal = written(tmp_path, 1)
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 100)
+    real = getattr(os, how)
+
+    def full(target, *args):
+        beginning = how == "open" or b'"segment":2' in args[0]
+        if beginning:
+            raise OSError(28, "No space left on device")
+        return real(target, *args)
+
+    monkeypatch.setattr(room.os, how, full)
+    journal.append(step(2), Memory(rows=2))
+    assert (journal.segment, sorted(p.name for p in tmp_path.iterdir())) == (1, ["journal-000001.jsonl"])
+    monkeypatch.setattr(room.os, how, real)
+    journal.append(step(3), Memory(rows=3))
+    assert journal.segment == 2
+    assert numbers(tmp_path) == [1, 2, 3]
+
+
+def test_an_unfinished_segment_is_removed_before_the_next_line(tmp_path, monkeypatch):
+    """A segment without a whole head would hide the steps behind it; while it cannot be removed, nothing is written."""
+    journal = written(tmp_path, 1)
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 100)
+    write, unlink = os.write, Path.unlink
+
+    def interrupted(fd, data):
+        if b'"segment":2' in data:
+            write(fd, data[:30])
+            raise KeyboardInterrupt
+        return write(fd, data)
+
+    def fails(_path, **_options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(room.os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.append(step(2), Memory(rows=2))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "unlink", fails)
+    with pytest.raises(JournalFailing, match="unfinished segment"):
+        journal.append(step(3), Memory(rows=3))
+    monkeypatch.setattr(Path, "unlink", unlink)
+    journal.append(step(3), Memory(rows=3))
+    assert (journal.segment, numbers(tmp_path), damages(tmp_path)) == (1, [1, 2, 3], [])
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path):
+    """A journal that cannot be begun says where."""
+    with pytest.raises(StorageError, match="nowhere"):
+        Journal(tmp_path / "nowhere", NOTHING)
+
+
+def test_a_disk_that_does_not_keep_what_it_took_is_told(tmp_path, monkeypatch):
+    """A failing fsync is this machine's error, and the files are let go of all the same."""
+    journal = written(tmp_path, 1)
+    fds = len(list(Path("/proc/self/fd").iterdir()))
+
+    def fails(_fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(room.os, "fsync", fails)
+    with pytest.raises(StorageError, match="did not keep the journal"):
+        journal.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == fds - 1
+
+
+def test_closed_segments_are_compressed_and_read_as_before(tmp_path):
+    """Compressing changes no line, spares the segment that is written, and can be repeated."""
+    for _ in range(3):
+        written(tmp_path, 4).close()
+    before = [entry.line for entry in read(tmp_path)]
+    middle = list(read(tmp_path))[2].position
+    for _ in range(2):
+        compress_closed(tmp_path, 3)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gz", ".gz", ".jsonl"]
+    assert [entry.line for entry in read(tmp_path)] == before
+    assert numbers(tmp_path, middle) == list(range(3, 13))
+    assert recover(tmp_path).n == 12
+
+
+def test_compressing_on_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    """If the packed file cannot be written, the plain one stays and no half one is left."""
+    written(tmp_path, 4).close()
+    monkeypatch.setattr(room.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(StorageError, match="cannot compress"):
+        compress_closed(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal-000001.jsonl"]
+    assert numbers(tmp_path) == [1, 2, 3, 4]
