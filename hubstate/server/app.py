@@ -8,11 +8,9 @@ redirected POST into a GET and believes that it was a success.
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import msgspec
 import sqlalchemy
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
@@ -20,29 +18,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from hubstate.log import log
 from hubstate.server import calls, signing
-from hubstate.server.admission import COOKIE, Visit, admit
 from hubstate.server.answers import Answer, Caller, Problem
+from hubstate.server.pages import add_pages, page_of_problem, wants_page
+from hubstate.server.shells import Wiring, as_json, caller_of, drain, read_body, respond
 from hubstate.server.store import Store
 from hubstate.server.uploads import Received, Receiver
 
-__all__ = ["JSON_LIMIT", "Wiring", "build"]
+__all__ = ["build"]
 
-#: The biggest JSON body in bytes.
-JSON_LIMIT = 8 * 1024 * 1024
-#: How much of a body that is refused is still read, so that the client can read the refusal.
-_DRAIN = 64 * 1024 * 1024
 #: An upload is written in pieces of about this many bytes.
 _PIECE = 1024 * 1024
-
-
-class Wiring(msgspec.Struct, frozen=True):
-    """What the application is built over. `bound`: the host it listens on; `wall`: seconds since 1970."""
-
-    store: Store
-    bound: str = "127.0.0.1"
-    public_url: str | None = None
-    wall: Callable[[], float] = time.time
 
 
 def build(wiring: Wiring) -> FastAPI:
@@ -56,7 +43,8 @@ def build(wiring: Wiring) -> FastAPI:
     )
     _add_calls(app, wiring)
     _add_files(app, wiring)
-    _add_refusals(app)
+    add_pages(app, wiring)
+    _add_refusals(app, wiring)
     app.add_middleware(_OneSlash)
     return app
 
@@ -73,96 +61,40 @@ class _OneSlash:
         await self._app(scope, receive, send)
 
 
-# -- shells ----------------------------------------------------------------------------------------------
-
-
-def respond(answer: Answer) -> Response:
-    """The answer as JSON."""
-    return _json(answer.body, answer.status, answer.headers)
-
-
-def _json(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(body),
-        status,
-        {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
-        "application/json",
-    )
-
-
-def visit_of(request: Request, wiring: Wiring) -> Visit:
-    """What admission looks at."""
-    peer = request.client.host if request.client is not None else ""
-    return Visit(request.headers, peer, wiring.bound, request.cookies.get(COOKIE, ""))
-
-
-def base_of(request: Request, wiring: Wiring) -> str:
-    """The hub's address as the caller sees it."""
-    if wiring.public_url is not None:
-        return wiring.public_url.rstrip("/")
-    return f"{request.url.scheme}://{request.url.netloc}"
-
-
-async def _caller(request: Request, wiring: Wiring) -> Caller:
-    owner = await run_in_threadpool(admit, wiring.store, visit_of(request, wiring))
-    return Caller(owner, base_of(request, wiring), request.headers.get("idempotency-key", ""))
-
-
-async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:
-    """The whole body. Raises `Problem` 413 for one that is too long."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            await _drain(request)
-            raise Problem(
-                413, "too_large", f"a body may have at most {limit} bytes here: send less at a time"
-            )
-    return bytes(body)
-
-
-async def _drain(request: Request, limit: int = _DRAIN) -> None:
-    taken = 0
-    async for piece in request.stream():
-        taken += len(piece)
-        if taken > limit:
-            return
-
-
 def _add_calls(app: FastAPI, wiring: Wiring) -> None:
     store, wall = wiring.store, wiring.wall
 
     @app.post("/v1/auth", summary="Is this key good?")
     async def auth(request: Request) -> Response:
-        await _caller(request, wiring)
-        return _json({"success": True, "message": "ok", "data": {}, "hubstate": 1}, 200)
+        await caller_of(request, wiring)
+        return as_json({"success": True, "message": "ok", "data": {}, "hubstate": 1}, 200)
 
     @app.post("/v1/models", summary="Open a session, or its next attempt")
     async def open_model(request: Request) -> Response:
-        caller = await _caller(request, wiring)
         body = await read_body(request)
+        caller = await caller_of(request, wiring)
         return respond(await run_in_threadpool(calls.open_model, store, caller, body, wall()))
 
     @app.get("/v1/models", summary="The sessions, newest first")
     async def list_models(request: Request) -> Response:
-        caller = await _caller(request, wiring)
+        caller = await caller_of(request, wiring)
         query = dict(request.query_params)
         return respond(await run_in_threadpool(calls.list_models, store, caller, query, wall()))
 
     @app.get("/v1/models/{model}", summary="All that is known of a session")
     async def get_model(request: Request, model: str) -> Response:
-        caller = await _caller(request, wiring)
+        caller = await caller_of(request, wiring)
         return respond(await run_in_threadpool(calls.get_model, store, caller, model, wall()))
 
     @app.patch("/v1/models/{model}", summary="Rename a session, or change what was said of it")
     async def patch_model(request: Request, model: str) -> Response:
-        caller = await _caller(request, wiring)
         body = await read_body(request)
+        caller = await caller_of(request, wiring)
         return respond(await run_in_threadpool(calls.patch_model, store, caller, model, body, wall()))
 
     @app.delete("/v1/models/{model}", summary="Hide a session, or with hard=True remove it")
     async def delete_model(request: Request, model: str) -> Response:
-        caller = await _caller(request, wiring)
+        caller = await caller_of(request, wiring)
         hard = request.query_params.get("hard", "").lower() == "true"
 
         def delete() -> Answer:
@@ -172,7 +104,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
 
     @app.get("/v1/models/{model}/metrics", summary="The rows in force, or every one (attempt=all)")
     async def get_metrics(request: Request, model: str) -> Response:
-        caller = await _caller(request, wiring)
+        caller = await caller_of(request, wiring)
         attempt = request.query_params.get("attempt", "")
         return respond(await run_in_threadpool(calls.get_metrics, store, caller, model, attempt, wall()))
 
@@ -180,18 +112,19 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post("/v1/models/{model}/upload", summary="A checkpoint")
     async def upload(request: Request, model: str) -> Response:
+        stream = request.stream()
         try:
-            caller = await _caller(request, wiring)
+            caller = await caller_of(request, wiring)
             declared = request.headers.get("content-length", "")
-            length = int(declared) if declared.isascii() and declared.isdigit() else None
+            length = int(declared[:20]) if declared.isascii() and declared.isdigit() else None
             known = await run_in_threadpool(calls.upload_may_come, store, caller, model, length, wall())
-        except Problem:
-            await _drain(request)
+            if known is not None:
+                await drain(stream, store.upload_limit)
+                return respond(known)
+            return respond(await _receive(request, stream, wiring, caller, model))
+        except (Problem, OSError):
+            await drain(stream)
             raise
-        if known is not None:
-            await _drain(request, store.upload_limit)
-            return respond(known)
-        return respond(await _receive(request, wiring, caller, model))
 
 
 def _add_posts(app: FastAPI, wiring: Wiring) -> None:
@@ -211,24 +144,22 @@ def _posting(
     wiring: Wiring, call: Callable[[Store, Caller, str, bytes, float], Answer]
 ) -> Callable[[Request, str], Awaitable[Response]]:
     async def post(request: Request, model: str) -> Response:
-        caller = await _caller(request, wiring)
         body = await read_body(request)
+        caller = await caller_of(request, wiring)
         return respond(await run_in_threadpool(call, wiring.store, caller, model, body, wiring.wall()))
 
     return post
 
 
-async def _receive(request: Request, wiring: Wiring, caller: Caller, model: str) -> Answer:
+async def _receive(
+    request: Request, stream: AsyncIterator[bytes], wiring: Wiring, caller: Caller, model: str
+) -> Answer:
     store = wiring.store
     receiver = Receiver(store.incoming, request.headers.get("content-type", ""), store.upload_limit)
     try:
-        try:
-            async for piece in _pieces(request):
-                await run_in_threadpool(receiver.write, piece)
-            received: Received = await run_in_threadpool(receiver.finish)
-        except Problem:
-            await _drain(request)
-            raise
+        async for piece in _pieces(stream):
+            await run_in_threadpool(receiver.write, piece)
+        received: Received = await run_in_threadpool(receiver.finish)
         digest = request.headers.get("repr-digest", "")
         return await run_in_threadpool(
             calls.take_upload, store, caller, model, received, digest, wiring.wall()
@@ -237,10 +168,10 @@ async def _receive(request: Request, wiring: Wiring, caller: Caller, model: str)
         await run_in_threadpool(receiver.abandon)
 
 
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
+async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The body in pieces that are worth a thread's time."""
     held = bytearray()
-    async for piece in request.stream():
+    async for piece in stream:
         held += piece
         if len(held) >= _PIECE:
             yield bytes(held)
@@ -268,37 +199,47 @@ def _add_files(app: FastAPI, wiring: Wiring) -> None:
 # -- refusals --------------------------------------------------------------------------------------------
 
 
-def _add_refusals(app: FastAPI) -> None:
-    """Whatever goes wrong is answered in JSON."""
+def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
+    """Whatever goes wrong is answered in JSON, or to a person's browser as a page."""
+    page_of = page_of_problem(wiring)
+
+    def refuse(request: Request, problem: Problem) -> Response:
+        if wants_page(request):
+            return page_of(problem)
+        headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+        return as_json(problem.body(), problem.status, headers)
 
     @app.exception_handler(Problem)
-    async def refused(_request: Request, problem: Problem) -> Response:
-        headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-        return _json(problem.body(), problem.status, headers)
+    async def refused(request: Request, problem: Problem) -> Response:
+        return refuse(request, problem)
 
     @app.exception_handler(HTTPException)
-    async def odd(request: Request, error: HTTPException) -> Response:
+    async def no_such_call(request: Request, error: HTTPException) -> Response:
         short = {404: "no_such_call", 405: "method_not_allowed"}.get(error.status_code, "invalid")
         message = f"{request.method} {request.url.path[:200]}: this hub has no such call"
-        return _json(Problem(error.status_code, short, message).body(), error.status_code)
+        return refuse(request, Problem(error.status_code, short, message))
 
     @app.exception_handler(OSError)
-    async def disk(_request: Request, error: OSError) -> Response:
+    async def disk(request: Request, error: OSError) -> Response:
+        log("hubstate.server").error("hubstate.hub_storage_failed", reason=str(error))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         status, short = (507, "storage_full") if full else (503, "storage_failing")
         reason = error.strerror or "unknown"
-        return _json(Problem(status, short, f"the hub's disk took it not: {reason}").body(), status)
+        return refuse(
+            request, Problem(status, short, f"the hub's disk did not take it: {reason}; try again later")
+        )
 
     @app.exception_handler(sqlalchemy.exc.OperationalError)
-    async def database(_request: Request, error: sqlalchemy.exc.OperationalError) -> Response:
-        message = f"the hub's database took it not: {error.orig}"
-        return _json(Problem(503, "storage_failing", message).body(), 503)
+    async def database(request: Request, error: sqlalchemy.exc.OperationalError) -> Response:
+        log("hubstate.server").error("hubstate.hub_database_failed", reason=str(error.orig))
+        message = f"the hub's database did not take it: {error.orig}; try again later"
+        return refuse(request, Problem(503, "storage_failing", message))
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        return _json(Problem(400, "incomplete", "the request ended before its body did").body(), 400)
+    async def gone(request: Request, _error: ClientDisconnect) -> Response:
+        return refuse(request, Problem(400, "incomplete", "the request ended before its body did"))
 
     @app.exception_handler(Exception)
-    async def accident(_request: Request, _error: Exception) -> Response:
+    async def accident(request: Request, _error: Exception) -> Response:
         message = "an accident in the hub: its log tells more; try again"
-        return _json(Problem(500, "accident", message).body(), 500)
+        return refuse(request, Problem(500, "accident", message))

@@ -24,7 +24,8 @@ import uvicorn
 from hubstate.errors import StorageError, UsageError
 from hubstate.server import keys
 from hubstate.server.admission import is_loopback
-from hubstate.server.app import Wiring, build
+from hubstate.server.app import build
+from hubstate.server.shells import Wiring
 from hubstate.server.store import UPLOAD_LIMIT, Store
 
 __all__ = ["RunningHub", "running", "serve"]

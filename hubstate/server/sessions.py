@@ -96,10 +96,11 @@ def news(session: RowMapping, base: str) -> dict[str, Any]:
 # -- the first answer, again -----------------------------------------------------------------------------
 
 
-def once(store: Store, caller: Caller, now: float, effect: Effect) -> Answer:
+def once(store: Store, caller: Caller, now: float, effect: Effect, *, contact: bool = True) -> Answer:
     """Answers a write: does it, or, if its idempotency key was seen before, gives the first answer again.
 
     The effect and the remembered answer are one transaction. Only what was done is remembered; a refusal is not.
+    `contact`: the write is a sign of life of the training, not of a person who looks after it.
     """
     with store.database.writing() as connection:
         remembered = None
@@ -119,7 +120,8 @@ def once(store: Store, caller: Caller, now: float, effect: Effect) -> Answer:
                         owner=caller.owner, key=caller.key, session=model, data=data, at=now
                     )
                 )
-        touch(connection, model, now)
+        if contact:
+            touch(connection, model, now)
         session = _any(connection, model)
         body = {"success": True, "message": "ok", "data": data}
         if session is not None:
@@ -255,7 +257,12 @@ def change(connection: Connection, session: RowMapping, attempt: int, values: di
 
 
 def announce(connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any]) -> None:
-    """A sign of life: state and outcome as announced, or, of a client that announces nothing, `training`."""
+    """A sign of life: state and outcome as announced, or, of a client that announces nothing, `training`.
+
+    A sign of life never ends an attempt: that is what `end` is for.
+    """
+    if values.get("state") in _TERMINAL:
+        return
     if "state" not in values and session["state"] in _BEFORE_TRAINING:
         values = values | {"state": State.TRAINING.value}
     if values:

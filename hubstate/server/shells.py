@@ -1,0 +1,97 @@
+"""What the web application's parts share: what they are built over, and how they read a request and answer it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from hubstate.server.admission import COOKIE, Visit, admit
+from hubstate.server.answers import Answer, Caller, Problem
+from hubstate.server.store import Store
+
+__all__ = [
+    "JSON_LIMIT",
+    "Wiring",
+    "as_json",
+    "base_of",
+    "caller_of",
+    "drain",
+    "read_body",
+    "respond",
+    "visit_of",
+]
+
+#: The biggest JSON body in bytes.
+JSON_LIMIT = 8 * 1024 * 1024
+#: How much of a body that is refused is still read, so that the client can read the refusal.
+_DRAIN = 64 * 1024 * 1024
+
+
+class Wiring(msgspec.Struct, frozen=True):
+    """What the application is built over. `bound`: the host it listens on; `wall`: seconds since 1970."""
+
+    store: Store
+    bound: str = "127.0.0.1"
+    public_url: str | None = None
+    wall: Callable[[], float] = time.time
+
+
+def respond(answer: Answer) -> Response:
+    """The answer as JSON."""
+    return as_json(answer.body, answer.status, answer.headers)
+
+
+def as_json(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        msgspec.json.encode(body),
+        status,
+        {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
+        "application/json",
+    )
+
+
+def visit_of(request: Request, wiring: Wiring) -> Visit:
+    """What admission looks at."""
+    peer = request.client.host if request.client is not None else ""
+    return Visit(request.headers, peer, wiring.bound, request.cookies.get(COOKIE, ""))
+
+
+def base_of(request: Request, wiring: Wiring) -> str:
+    """The hub's address as the caller sees it."""
+    if wiring.public_url is not None:
+        return wiring.public_url.rstrip("/")
+    return f"{request.url.scheme}://{request.url.netloc}"
+
+
+async def caller_of(request: Request, wiring: Wiring) -> Caller:
+    owner = await run_in_threadpool(admit, wiring.store, visit_of(request, wiring))
+    return Caller(owner, base_of(request, wiring), request.headers.get("idempotency-key", ""))
+
+
+async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:
+    """The whole body. Raises `Problem` 413 for one that is too long."""
+    body = bytearray()
+    stream = request.stream()
+    async for piece in stream:
+        body += piece
+        if len(body) > limit:
+            await drain(stream)
+            raise Problem(
+                413, "too_large", f"a body may have at most {limit} bytes here: send less at a time"
+            )
+    return bytes(body)
+
+
+async def drain(stream: AsyncIterator[bytes], limit: int = _DRAIN) -> None:
+    """Reads what is left of a body: a client that is still sending does not look at the answer."""
+    taken = 0
+    async for piece in stream:
+        taken += len(piece)
+        if taken > limit:
+            return
