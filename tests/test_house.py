@@ -235,6 +235,35 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
+def third_party() -> set[str]:
+    """The packages, by their name at a registry, that the rooms import and Python does not bring."""
+    distributions = metadata.packages_distributions()
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module]
+            for top in (
+                {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"hubstate"}
+            ):
+                found.add(normal(distributions.get(top, [top])[0]))
+    return found
+
+
+def normal(name: str) -> str:
+    """A package's name in the one form that compares."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_import_is_asked_for():
+    """A package that a room imports stands in pyproject.toml itself, not only in the wake of another one."""
+    project = PROJECT["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    asked += project["optional-dependencies"]["server"]
+    assert third_party() - {normal(Requirement(text).name) for text in asked} == set()
+
+
 def pinned() -> dict[str, set[str]]:
     """The versions that constraints.txt pins, by the name of the package."""
     versions: dict[str, set[str]] = {}
@@ -251,7 +280,7 @@ def test_every_dependency_is_pinned_within_its_range():
     versions = pinned()
     for requirement in map(Requirement, asked):
         if requirement.name != "hubstate":
-            name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            name = normal(requirement.name)
             assert versions.get(name), f"{name} is not pinned; run scripts/pin"
             assert all(map(requirement.specifier.contains, versions[name])), requirement
 
@@ -275,7 +304,7 @@ def test_the_pins_of_an_extra_are_closed(extra):
         for text in metadata.requires(name) or ():
             requirement = Requirement(text)
             if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
-                assert re.sub(r"[-_.]+", "-", requirement.name).lower() in names
+                assert normal(requirement.name) in names
 
 
 def test_the_demo_needs_no_tool_of_the_checks():
