@@ -21,7 +21,7 @@ import platformdirs
 
 from hubstate.errors import SettingsError, StorageError
 
-__all__ = ["MODES", "Settings", "remember_login", "resolve"]
+__all__ = ["MODES", "Settings", "data_folder", "for_hub", "remember_login", "resolve", "user_file"]
 
 MODES = ("on", "offline", "off")
 _DEFAULTS = {"metrics": 3.0, "checkpoint": 900.0, "heartbeat": 300.0}
@@ -47,6 +47,11 @@ class Settings:
 def user_file() -> Path:
     """Where `hubstate login` keeps hub and key of this user."""
     return Path(platformdirs.user_config_dir("hubstate", appauthor=False)) / "hubstate.toml"
+
+
+def data_folder() -> Path:
+    """Where this user's data lie: the index of sessions, and the hub if none is put elsewhere."""
+    return Path(platformdirs.user_data_dir("hubstate", appauthor=False))
 
 
 def resolve(
@@ -100,10 +105,21 @@ def resolve(
         project=pick("project", project, None),
         group=pick("group", group, None),
         limits=_limits(limits, env, project_values.get("limits", {}), project_name, sources),
-        data_folder=Path(platformdirs.user_data_dir("hubstate", appauthor=False)),
+        data_folder=data_folder(),
         rank=_rank(env),
         sources=sources,
     )
+
+
+def for_hub(address: str, found: Settings, *, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings with another hub in place of the one that was `found`, and with that hub's own key.
+
+    A key in the environment belongs to the hub that is set beside it; another hub is not shown it.
+    """
+    env = dict(os.environ if environment is None else environment)
+    if found.hub not in (None, address):
+        env.pop("HUBSTATE_API_KEY", None)
+    return resolve(hub=address, environment=env)
 
 
 def remember_login(hub: str, api_key: str) -> Path:

@@ -13,18 +13,22 @@ from pathlib import Path
 
 from hubstate.actions import Decision, Memory
 from hubstate.clock import Clock
-from hubstate.events import GiveUp, RetryRefused
-from hubstate.hubs.base import Hub
+from hubstate.errors import HubRefused, HubUnreachable, UsageError
+from hubstate.events import Abort, GiveUp, RetryRefused
+from hubstate.hubs.base import Delayed, Hub
 from hubstate.opening import Opened, needed_snapshots, reopen
 from hubstate.outbox import FILES, WORDS
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.sender import Sender
+from hubstate.states import Outcome, State
 
-__all__ = ["Remainder", "deliver", "has_undelivered"]
+__all__ = ["Remainder", "asked", "deliver", "give_up", "has_undelivered", "hub_for"]
 
 #: How long `deliver` waits while nothing moves (seconds). Longer than the metrics interval, so that rows which no
 #: send was asked for are asked for and leave.
 PATIENCE = 10.0
+
+_OPEN_ENDED = (State.SESSION_CREATED, State.TIMING, State.TRAINING)
 
 
 def has_undelivered(memory: Memory) -> bool:
@@ -106,3 +110,62 @@ def deliver(
         if rest > 0:
             clock.wait(never, min(rest, left))
     return receipt_of(remainder.memory)
+
+
+def give_up(folder: Path, reason: str, clock: Clock) -> Memory:
+    """Gives up what waits or is refused in the session that lies in `folder`; no hub is needed for that.
+
+    A training that nobody ended is ended first, by the same word: outcome `unknown`. What is left to deliver then is
+    at most the word of the end, to a hub that knows the session. Raises what `opening.reopen` raises.
+    """
+
+    def heard(before: Memory, decision: Decision) -> None:
+        for snapshot in needed_snapshots(before) - needed_snapshots(decision.memory):
+            opened.snapshots.discard(snapshot)
+
+    opened = reopen(folder, clock, heard)
+    try:
+        if opened.door.memory.state in _OPEN_ENDED:
+            opened.door.tell(Abort, outcome=Outcome.UNKNOWN, reason=reason)
+        if opened.door.memory.state is not State.IDLE:
+            opened.door.tell(GiveUp, reason)
+        if opened.door.memory.hub is None and opened.door.memory.outstanding:
+            opened.door.tell(GiveUp, reason)  # no hub ever heard of it, so none needs to hear of its end
+        return opened.door.memory
+    finally:
+        opened.close()
+
+
+def hub_for(memory_hub: str | None, wanted: str | None, configured: str | None) -> str:
+    """The address of the hub that a session goes to: the one it belongs to, else the wanted, else the configured one.
+
+    Raises `UsageError` if another one than its own is wanted, or if there is none at all.
+    """
+    if memory_hub is not None:
+        if wanted not in (None, memory_hub):
+            raise UsageError(
+                f"it belongs to {memory_hub}, which holds its beginning already, and cannot go to {wanted}: "
+                "sync it without --hub"
+            )
+        return memory_hub
+    address = wanted or configured
+    if address is None:
+        raise UsageError("no hub is set: name one by --hub URL, HUBSTATE_HUB, or `hubstate login URL`")
+    return address
+
+
+def asked(hub: Hub) -> None:
+    """Asks whether the hub is there and takes the key.
+
+    Raises `HubRefused` if it does not take it, and `HubUnreachable` if there is no telling. A hub that asks for a
+    pause is there.
+    """
+    reply = hub.check()
+    if isinstance(reply, Delayed) and reply.condition == "credentials_rejected":
+        raise HubRefused(
+            f"{hub.address} refused the API key: {reply.reason}; give a good one by `hubstate login {hub.address}` "
+            "or HUBSTATE_API_KEY",
+            credentials=True,
+        )
+    if isinstance(reply, Delayed) and reply.condition != "rate_limited":
+        raise HubUnreachable(f"{hub.address} cannot be had: {reply.reason}")

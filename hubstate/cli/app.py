@@ -1,0 +1,50 @@
+"""The commands and their groups. Each module imports what it needs when its command runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hubstate.cli import demo, hub, status, sync
+from hubstate.cli.ends import Commands
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"hubstate {version('hubstate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def hubstate(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Sessions of training runs: kept here first, delivered to a hub you own.
+
+    Exit codes: 0 done, 1 not all done, 2 usage, 3 the hub refused the credentials.
+    """
+
+
+_START, _RUNS, _HUB, _HERE = "Start here", "Training runs", "The hub", "This installation"
+
+app.command(rich_help_panel=_START)(demo.demo)
+app.command(rich_help_panel=_RUNS)(status.status)
+app.command(rich_help_panel=_RUNS)(sync.sync)
+app.command(rich_help_panel=_HUB)(hub.serve)
+app.add_typer(hub.keys, name="keys", rich_help_panel=_HUB)

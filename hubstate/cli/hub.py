@@ -1,0 +1,106 @@
+"""`hubstate serve` and `hubstate keys`: the hub one owns, and who may talk to it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubstate.cli.ends import Commands, extra
+
+__all__ = ["keys", "serve"]
+
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="where the hub keeps its data", show_default="hub/ in the user's data folder"
+    ),
+]
+
+
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="the port; 0 takes a free one", min=0, max=65535)] = 8765,
+    data_dir: _DataDir = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="how others reach it, if that is not the address it listens on"),
+    ] = None,
+) -> None:
+    """Run the hub you own: API, web pages, files. Ctrl-C ends it."""
+    from hubstate.cli.log import configure_log
+    from hubstate.cli.screen import say
+
+    configure_log()
+    running = extra("server", lambda: import_module("hubstate.server.running"))
+    running.serve(_data_dir(data_dir), host=host, port=port, public_url=public_url, announce=say)
+
+
+keys = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Make, list and revoke the API keys of the hub you own.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="what to call it")] = "default",
+    *,
+    data_dir: _DataDir = None,
+) -> None:
+    """Make a key, and print it: once, alone on stdout."""
+    from hubstate.cli.screen import Screen, say
+
+    room = extra("server", lambda: import_module("hubstate.server.keys"))
+    Screen().line(room.create(_data_dir(data_dir), name))
+    say(
+        f"this is the key {name!r}; it is kept as a hash and cannot be shown again: `hubstate login HUB` takes it"
+    )
+
+
+@keys.command("list")
+def list_keys(*, data_dir: _DataDir = None) -> None:
+    """List the keys by name; never the keys themselves."""
+    from hubstate.cli.screen import Cell, Screen, clean, local, say, table
+
+    room = extra("server", lambda: import_module("hubstate.server.keys"))
+    known = room.listed(_data_dir(data_dir))
+    if not known:
+        say("this hub has no key yet: `hubstate keys create NAME` makes one")
+        return
+    screen = Screen()
+    rows = [
+        (
+            Cell(clean(key.name), "bold"),
+            Cell(local(key.created_at)),
+            Cell("valid", "green")
+            if key.revoked_at is None
+            else Cell(f"revoked {local(key.revoked_at)}", "dim"),
+        )
+        for key in known
+    ]
+    for line in table(screen, ("NAME", "CREATED", "STATE"), rows):
+        screen.line(line)
+
+
+@keys.command()
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the key's name")], *, data_dir: _DataDir = None
+) -> None:
+    """End a key at once. What it sent stays."""
+    from hubstate.cli.screen import say
+
+    room = extra("server", lambda: import_module("hubstate.server.keys"))
+    room.revoke(_data_dir(data_dir), name)
+    say(f"the key {name!r} is revoked")
+
+
+def _data_dir(given: Path | None) -> Path:
+    from hubstate import settings
+
+    return settings.data_folder() / "hub" if given is None else given

@@ -1,0 +1,124 @@
+"""How things look: aligned columns, colour where it is seen, times as people say them.
+
+On a terminal lines keep to its width; in a pipe nothing is cut, nothing is coloured, and one thing is one line. What
+comes from a journal or a hub is printed without control characters, so that it cannot steer a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple, TextIO
+
+__all__ = ["Cell", "Screen", "ago", "clean", "local", "say", "table", "width_of"]
+
+_CODES = {
+    "": "",
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "cyan": "36",
+}
+
+
+class Screen:
+    """A stream, and what it can show. `width`: the columns of a terminal, None in a pipe."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self.terminal = self._stream.isatty()
+        dumb = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self.colour = self.terminal and not dumb
+        self.width = max(40, shutil.get_terminal_size((80, 24)).columns) if self.terminal else None
+
+    def line(self, text: str = "") -> None:
+        """Prints one line."""
+        print(text, file=self._stream)
+
+    def paint(self, text: str, style: str) -> str:
+        """The text in a style (`bold`, `dim` or a colour), where that is seen."""
+        code = _CODES[style]
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code and text else text
+
+    def wrapped(self, text: str, indent: str, first: str | None = None) -> list[str]:
+        """The text in lines that fit the terminal, indented; one line in a pipe."""
+        first = indent if first is None else first
+        if self.width is None:
+            return [first + text]
+        lines = textwrap.wrap(
+            text,
+            self.width,
+            initial_indent=first,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        return lines or [first.rstrip()]
+
+
+class Cell(NamedTuple):
+    """What stands in one field of a table, and its style."""
+
+    text: str
+    style: str = ""
+
+
+def table(
+    screen: Screen, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[str] = ()
+) -> list[str]:
+    """The head and the rows as aligned lines. The columns named in `right` are set to the right, as numbers are."""
+    widths = [max(width_of(text) for text in column) for column in _columns(head, rows)]
+    lines = []
+    for number, row in enumerate(([Cell(name, "bold") for name in head], *rows)):
+        fields = []
+        for cell, name, width in zip(row, head, widths, strict=True):
+            room = " " * (width - width_of(cell.text))
+            text = screen.paint(cell.text, "dim" if number == 0 else cell.style)
+            fields.append(room + text if name in right else text + room)
+        lines.append("  ".join(fields).rstrip())
+    return lines
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
+    return [[name, *(row[place].text for row in rows)] for place, name in enumerate(head)]
+
+
+def width_of(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def clean(text: object) -> str:
+    """A text in one line, without what would steer a terminal."""
+    line = " ".join(str(text).split())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+
+
+def local(at: float) -> str:
+    """A time (s since 1970) in this place's time."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
+
+
+def ago(at: float, now: float) -> str:
+    """How long ago a time was, in one figure."""
+    seconds = max(0.0, now - at)
+    for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {word} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def say(text: str) -> None:
+    """A message for the person at the terminal: to stderr, because stdout is for data."""
+    print(f"hubstate: {clean(text)}", file=sys.stderr, flush=True)

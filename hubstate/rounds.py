@@ -1,0 +1,149 @@
+"""One round over many sessions: what each still holds goes to the hub that it belongs to.
+
+A session that a living process owns is left to it. A hub is asked once whether it is there and takes the key, before
+any session is opened for it: one that is away costs one question, and not one long wait for each session.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self
+
+from hubstate import settings
+from hubstate.actions import Memory
+from hubstate.clock import Clock
+from hubstate.errors import HubError, HubRefused, HubstateError
+from hubstate.hubs.base import Hub
+from hubstate.overview import Overview, Unreadable
+from hubstate.settings import Settings
+from hubstate.sync import Remainder, asked, deliver, give_up, has_undelivered, hub_for
+
+__all__ = ["Round", "Watch"]
+
+#: Shows how a delivery goes on: entered with a name, the memory and the hub, it gives what is called after every step.
+Watch = Callable[[str, Memory, Hub], AbstractContextManager[Callable[[Memory], None]]]
+OpenHub = Callable[[str, "str | None"], Hub]
+
+
+class Round:
+    """A round; `visit` one session after the other, and read what became of it. It closes its hubs when it ends."""
+
+    def __init__(
+        self,
+        found: Settings,
+        *,
+        hub: str | None,
+        retry_refused: bool,
+        reason: str | None,
+        clock: Clock,
+        chance: random.Random,
+        open_hub: OpenHub,
+        say: Callable[[str], None],
+        watch: Watch,
+    ) -> None:
+        """`hub`: the address that was named for this round, None if none was; `reason`: give up, and why."""
+        self._found = found
+        self._wanted = None if hub is None else found.hub
+        self._retry = retry_refused
+        self._reason = reason
+        self._clock = clock
+        self._chance = chance
+        self._open_hub = open_hub
+        self._say = say
+        self._watch = watch
+        self._hubs: dict[str, Hub | HubError] = {}
+        #: The folders that something waited in, or that were asked for by name.
+        self.visited: list[Path] = []
+        #: Whether a session could not be looked after: owned by a living process, unreadable, or without a hub.
+        self.left_alone = False
+        #: Whether a hub refused the credentials.
+        self.credentials_refused = False
+
+    def visit(self, seen: Overview | Unreadable, *, by_name: bool = False) -> None:
+        """Delivers what waits in one session. What hinders it is said, and never raised.
+
+        `by_name`: the session was asked for, so it is told of even where nothing waits.
+        """
+        if isinstance(seen, Unreadable):
+            self._leave(seen, f"{seen.session}: {seen.reason}")
+            return
+        if not by_name and not seen.unsettled:
+            return
+        label = f"{seen.receipt.name} ({seen.session})"
+        if seen.owner is not None:
+            who = f"process {seen.owner}" if seen.owner else "a process on another machine"
+            self._leave(seen, f"{label} is owned by {who}, which lives and delivers it itself")
+            return
+        self.visited.append(seen.folder)
+        try:
+            self._settle(seen)
+        except HubstateError as failure:
+            self.left_alone = True
+            self._say(f"{label}: {failure}")
+
+    def close(self) -> None:
+        """Lets go of the hubs."""
+        for hub in self._hubs.values():
+            if not isinstance(hub, HubError):
+                hub.close()
+        self._hubs.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _leave(self, seen: Overview | Unreadable, why: str) -> None:
+        self.visited.append(seen.folder)
+        self.left_alone = True
+        self._say(why)
+
+    def _settle(self, seen: Overview) -> None:
+        waiting = seen.receipt.waiting
+        if self._reason is not None and seen.unsettled:
+            memory = give_up(seen.folder, self._reason, self._clock)
+            waiting = int(has_undelivered(memory))
+        elif seen.receipt.refused and self._retry:
+            waiting += seen.receipt.refused
+        elif seen.receipt.refused:
+            self._say(
+                f"{seen.receipt.name} ({seen.session}): {seen.receipt.refused} refused by the hub; "
+                "try them again by --retry-refused, or let them go by --give-up REASON"
+            )
+        if not waiting:
+            return
+        address = hub_for(seen.hub, self._wanted, self._found.hub)
+        hub = self._hub(address)
+        remainder = Remainder(seen.folder, hub, self._clock, self._chance)
+        try:
+            if self._retry:
+                remainder.retry_refused()
+            with self._watch(seen.receipt.name, remainder.memory, hub) as show:
+                deliver(remainder, self._clock, show=show)
+        finally:
+            remainder.close()
+        for condition in remainder.memory.conditions:
+            self.credentials_refused |= condition.name == "credentials_rejected"
+
+    def _hub(self, address: str) -> Hub:
+        """The hub at an address, asked once. Raises what it answered, at every call the same."""
+        if address not in self._hubs:
+            named = address == self._wanted
+            found = self._found if named else settings.for_hub(address, self._found)
+            hub = self._open_hub(address, found.api_key)
+            try:
+                asked(hub)
+            except HubError as failure:
+                self._hubs[address] = failure
+                hub.close()
+            else:
+                self._hubs[address] = hub
+        known = self._hubs[address]
+        if isinstance(known, HubError):
+            self.credentials_refused |= isinstance(known, HubRefused)
+            raise known
+        return known
