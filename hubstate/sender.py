@@ -50,6 +50,8 @@ __all__ = ["Sender", "SenderThreads", "Stepper"]
 FIRST, CAP = 1.0, 60.0
 #: How long to go without a look when nothing is known to become due (seconds).
 IDLE = 60.0
+#: How many lines of the journal are folded in between two parcels.
+BATCH = 1_000
 #: How long a thread rests after this machine failed it (seconds).
 AFTER_FAILURE = 5.0
 
@@ -104,17 +106,23 @@ class Sender:
 
         Never raises because of a hub. Raises `StorageError` or an SQLite error if this machine fails it.
         """
-        self._fold()
+        more = self._fold()
         if lane == WORDS:
             self._tick()
-        return self._send_next(lane)
+        rest = self._send_next(lane)
+        return 0.0 if more else rest
 
-    def _fold(self) -> None:
-        while self._outbox.ingest():
-            pass
+    def _fold(self) -> bool:
+        """Folds one batch of the journal in, and tells whether there may be more.
+
+        One batch and no more: a trainer may write faster than this folds, and then nothing would ever leave. A part
+        of a journal is as consistent as the whole, for the rows of a send stand before it.
+        """
+        more = self._outbox.ingest(BATCH) >= BATCH
         if self._outbox.damage != self._told_damage:
             self._told_damage = self._outbox.damage
             log("hubstate.sender").warning("hubstate.outbox_renewed", reason=self._told_damage)
+        return more
 
     # -- what time makes due -----------------------------------------------------------------------------
 
