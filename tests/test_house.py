@@ -117,6 +117,19 @@ def test_links_between_pages_lead_somewhere(page):
     assert [link for link in links if "://" not in link and not (here / link).exists()] == []
 
 
+def test_the_example_in_the_readme_is_true():
+    """The example in README.md is valid Python, and every name that it takes from hubstate and from a session exists."""
+    (example,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    known = {"hubstate": hubstate, "session": hubstate.Session}
+    taken = [
+        (node.value.id, node.attr)
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known
+    ]
+    assert {name for name, _attribute in taken} == set(known)
+    assert [f"{name}.{attribute}" for name, attribute in taken if not hasattr(known[name], attribute)] == []
+
+
 def test_the_changelog_has_a_place_for_what_comes_next():
     """CHANGELOG.md keeps a section for what is not released yet, before all others."""
     sections = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
