@@ -1,0 +1,94 @@
+"""What one's own hub holds of a session, as it says when it is asked. Nothing is sent, and nothing changes by it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from hubstate.errors import HubRefused, HubUnreachable
+from hubstate.hubs.base import Declined, Delayed
+from hubstate.hubs.verdict import judge
+from hubstate.hubs.wire import Wire
+
+__all__ = ["File", "Held", "InForce", "held"]
+
+T = TypeVar("T")
+
+
+class File(msgspec.Struct, frozen=True):
+    """A stored checkpoint: `size` in bytes, `sha256` in hex, `url` to get it from. `epoch` counts from 0."""
+
+    kind: str
+    epoch: int | None
+    attempt: int | None
+    size: int
+    sha256: str
+    url: str
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """A row in force. Numbers that are none (NaN, infinities) come as None."""
+
+    epoch: int
+    step: int | None = None
+    attempt: int = 1
+    final: bool = False
+    metrics: dict[str, float | int | None] = {}
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What a hub holds: the session's state and outcome, its rows in force in order, and its files."""
+
+    state: str
+    outcome: str
+    rows: tuple[InForce, ...]
+    files: tuple[File, ...]
+
+    def sha256(self, kind: str) -> str:
+        """The digest (hex) of the file of this kind; empty if there is none."""
+        return next((file.sha256 for file in self.files if file.kind == kind), "")
+
+
+class _Model(msgspec.Struct, frozen=True):
+    """Of a model only what is asked for. A hub that is not one's own tells no more than it has to."""
+
+    state: str
+    outcome: str
+    checkpoints: tuple[File, ...]
+
+
+def held(address: str, api_key: str | None, model: str) -> Held:
+    """What the hub at `address` holds of the session that it calls `model`.
+
+    Raises `HubUnreachable` if it gives no answer, `HubRefused` if it refuses one or tells something else (as a hub
+    does that is not one's own).
+    """
+    wire = Wire(address, api_key, connect_timeout=5.0, read_timeout=30.0, total_timeout=60.0)
+    path = f"/v1/models/{quote(model, safe='')}"
+    try:
+        told = _told(wire, path, _Model)
+        rows = _told(wire, f"{path}/metrics", tuple[InForce, ...])
+    finally:
+        wire.close()
+    return Held(told.state, told.outcome, rows, told.checkpoints)
+
+
+def _told(wire: Wire, path: str, kind: type[T]) -> T:
+    answer = wire.send(path, method="GET")
+    verdict: dict[str, Any] | Declined | Delayed = (
+        answer if isinstance(answer, Delayed) else judge(answer, wire.host, time.time())
+    )
+    match verdict:
+        case Delayed(condition="credentials_rejected"):
+            raise HubRefused(wire.clean(verdict.reason), credentials=True)
+        case Delayed():
+            raise HubUnreachable(wire.clean(verdict.reason))
+        case Declined():
+            raise HubRefused(wire.clean(f"{wire.host}: {verdict.reason}"))
+    try:
+        return msgspec.convert(verdict.get("data"), kind)
+    except msgspec.ValidationError as error:
+        raise HubRefused(f"{wire.host} does not tell what it holds as one's own hub does: {error}") from error
