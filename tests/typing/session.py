@@ -39,6 +39,6 @@ def started() -> None:
         "a", hub="http://127.0.0.1:8765", api_key="k", project="p", group="g", tags=["t"], directory=Path()
     )
     hubstate.start("a", mode="offline", limits=hubstate.Limits(metrics=1), checkpoints="best", resume="01K")
-    hubstate.start("a", 15)  # type: ignore[misc, arg-type]
+    hubstate.start("a", 15)  # type: ignore[call-arg, arg-type]
     hubstate.start("a", limits=3.0)  # type: ignore[arg-type]
     hubstate.start("a", epoch=15)  # type: ignore[call-arg]
