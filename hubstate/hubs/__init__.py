@@ -16,7 +16,7 @@ def open_hub(address: str, api_key: str | None, **options: Any) -> Hub:
     What a hub needs (`requests`, say) is imported here and not before. Raises `UsageError` for an address of a kind
     that is not known.
     """
-    scheme = address.partition("://")[0] if "://" in address else ""
+    scheme = address.partition("://")[0].lower() if "://" in address else ""
     match scheme:
         case "http" | "https":
             from hubstate.hubs.hub_v1 import HubV1  # noqa: PLC0415

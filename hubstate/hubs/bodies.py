@@ -85,14 +85,20 @@ def merged(rows: list[Row]) -> dict[str, str]:
     return {str(epoch): msgspec.json.encode(metrics).decode() for epoch, (_, metrics) in epochs.items()}
 
 
-def upload_fields(action: SendCheckpoint, *, is_best: bool) -> dict[str, str]:
+def upload_fields(action: SendCheckpoint, *, is_best: bool, own: bool) -> dict[str, str]:
     """The form fields of HUB v1; its truth values are spelled as Python spells them."""
     fields = {"epoch": str(action.epoch)}
     if action.kind is CheckpointKind.FINAL:
-        fitness = action.fitness if action.fitness is not None and isfinite(action.fitness) else 0.0
-        return fields | {"type": "final", "map": repr(float(fitness))}
-    best = is_best or action.kind is CheckpointKind.BEST
-    return fields | {"type": "epoch", "isBest": str(best)}
+        fields["type"] = "final"
+    else:
+        fields |= {"type": "epoch", "isBest": str(is_best or action.kind is CheckpointKind.BEST)}
+    if action.fitness is not None and isfinite(action.fitness):
+        fitness = repr(float(action.fitness))
+    else:
+        fitness = "" if own else "0.0"  # an old hub reads a number there, whatever it is about
+    if fitness and (own or action.kind is CheckpointKind.FINAL):
+        fields["map"] = fitness
+    return fields
 
 
 def end_body(action: CloseSession | EndSession) -> dict[str, Any]:

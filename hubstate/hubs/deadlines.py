@@ -5,8 +5,9 @@ Here one `Watch` belongs to one connection's user and knows how long the request
 every single `send` and `recv` the socket is given the smaller of its own patience and of what is left. That needs no
 thread and works for TLS as well, because it happens below `http.client`, which everything above reads through.
 
-A request of words has a deadline for all of it. An upload may take as long as it needs while it moves: every piece
-of 64 KiB has to leave within the patience for one answer; once all of it has left, the answer has a deadline.
+A request of words has a deadline for all of it. An upload has one for the way to the hub; then it may take as long as
+it needs while it moves: every piece of 64 KiB has to leave within the patience for one answer; once all of it has
+left, the answer has a deadline.
 
 One thing is not bounded here: looking a name up is the operating system's work, and takes the time it takes there.
 """
@@ -59,10 +60,15 @@ class Watch:
         self._uploading = False
 
     def begin(self, *, upload: bool) -> None:
-        """A request begins."""
+        """A request begins, with the way to the hub: a proxy on it may drip as well."""
         self.cut_short = False
         self._uploading = upload
-        self._deadline = None if upload else self._monotonic() + self.total
+        self._deadline = self._monotonic() + self.total
+
+    def sending(self) -> None:
+        """The hub is reached: an upload has no deadline from now on."""
+        if self._uploading:
+            self._deadline = None
 
     def sent(self) -> None:
         """The request has left: from now on the answer has a deadline, if there is none yet."""
@@ -148,6 +154,10 @@ class _Watched(HTTPConnection):
         if self.timeout is not None:
             self.timeout = self.watch.allow(self.timeout)
         super().connect()
+
+    def request(self, *arguments: Any, **named: Any) -> None:
+        self.watch.sending()
+        super().request(*arguments, **named)
 
     def send(self, data: Any) -> None:
         if self.sock is None:
