@@ -21,8 +21,8 @@ __all__ = ["Ownership", "owner_of"]
 
 _LOCK_FILE = "owner.lock"
 _guard = threading.Lock()
-#: What this process owns: folder -> (process id, descriptor). A forked child sees another process id.
-_owned: dict[str, tuple[int, int]] = {}
+#: What this process owns, by folder. A forked child sees that another process id stands in it.
+_owned: dict[str, Ownership] = {}
 
 
 class Ownership:
@@ -35,17 +35,17 @@ class Ownership:
         self._key = str(folder.resolve())
         self.pid = os.getpid()
         with _guard:
-            if self._key in _owned and _owned[self._key][0] == self.pid:
+            if _is_mine(self._key):
                 raise SessionBusy(f"the session in {folder} is open in this process (pid {self.pid}) already")
             self._fd = _lock(folder)
-            _owned[self._key] = (self.pid, self._fd)
+            _owned[self._key] = self
 
     def release(self) -> None:
         """Lets another process own the session. A second time, and in a forked child, it does nothing."""
         if os.getpid() != self.pid:
             return  # without a look at the guard: at the fork another thread may have held it, for ever
         with _guard:
-            if _owned.get(self._key) == (self.pid, self._fd):
+            if _owned.get(self._key) is self:
                 del _owned[self._key]
                 os.close(self._fd)
 
@@ -57,9 +57,8 @@ def owner_of(folder: Path) -> int | None:
     if the lock cannot be looked at.
     """
     with _guard:
-        pid, _ = _owned.get(str(folder.resolve()), (0, -1))
-        if pid == os.getpid():
-            return pid
+        if _is_mine(str(folder.resolve())):
+            return os.getpid()
         try:
             fd = os.open(folder / _LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -72,6 +71,10 @@ def owner_of(folder: Path) -> int | None:
             return _holder(fd)
         finally:
             os.close(fd)
+
+
+def _is_mine(key: str) -> bool:
+    return key in _owned and _owned[key].pid == os.getpid()
 
 
 def _lock(folder: Path) -> int:
