@@ -332,14 +332,13 @@ class _Demo:
         self.show.fact("at the hub", count, "green" if once else "red")
         at_hub = holds.sha256(CheckpointKind.FINAL.value)
         path = self.weights(receipt.session)
-        own = digest(path) if path.is_file() else receipt.final_sha256
-        what = str(path) if path.is_file() else "what was sent"
-        same = at_hub == own
-        self.show.fact("final file", f"sha256 {at_hub or '(none)'}")
+        here = path.is_file()
+        same = at_hub == (digest(path) if here else receipt.final_sha256)
+        self.show.fact("final file", str(path) if here else f"{path} (which is gone)")
+        self.show.fact("sha256", at_hub or "none: the hub has no final file", "" if at_hub else "red")
+        verdict = f"as the hub stored it, {'equal' if same else 'NOT EQUAL'} to "
         self.show.fact(
-            "",
-            f"as the hub stored it; {'equal to' if same else 'NOT equal to'} {what}",
-            "green" if same else "red",
+            "", verdict + ("the file here" if here else "what was sent"), "green" if same else "red"
         )
         return once and same
 

@@ -16,7 +16,10 @@ __all__ = ["demo"]
 
 def demo(
     *,
-    epochs: Annotated[int, typer.Option(metavar="N", help="how many epochs to train", min=1)] = 15,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="how many epochs to train", min=1, show_default="15, or as begun"),
+    ] = None,
     hub: Annotated[
         str | None,
         typer.Option(metavar="URL", help="deliver to this hub", show_default="one of its own, on loopback"),
