@@ -151,8 +151,7 @@ class _Watched(HTTPConnection):
     watch: Watch
 
     def connect(self) -> None:
-        if self.timeout is not None:
-            self.timeout = self.watch.allow(self.timeout)
+        self.timeout = self.watch.allow(self.watch.patience if self.timeout is None else self.timeout)
         super().connect()
 
     def request(self, *arguments: Any, **named: Any) -> None:

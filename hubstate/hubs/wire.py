@@ -107,11 +107,6 @@ class Wire:
         )
 
     @property
-    def has_key(self) -> bool:
-        """Whether requests carry a key."""
-        return self._key is not None
-
-    @property
     def moved(self) -> int:
         """The bytes of uploads that have left so far, plus one for each answer that came."""
         return sum(line.watch.moved for line in self._lines)
@@ -124,9 +119,13 @@ class Wire:
         *,
         method: str = "POST",
         files: bool = False,
+        most: int = LARGEST_ANSWER,
     ) -> Answer | Delayed:
-        """Sends one request, once, on the line for words or for files; returns the answer, or why there is none."""
-        return self._lines[files].send(method, path, body, headers or {})
+        """Sends one request, once, on the line for words or for files; returns the answer, or why there is none.
+
+        `most`: what is longer is no answer (bytes); it is held in memory.
+        """
+        return self._lines[files].send(method, path, body, headers or {}, most)
 
     def clean(self, text: str) -> str:
         """`text` without the key, should a hub have repeated it."""
@@ -161,12 +160,12 @@ class _Line:
         self._direct = urlsplit(wire.address).hostname if wire.loopback else None
 
     def send(
-        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str]
+        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str], most: int
     ) -> Answer | Delayed:
         with self._lock:
             self.watch.begin(upload=isinstance(body, Form))
             try:
-                answer = self._exchange(method, path, body, headers)
+                answer = self._exchange(method, path, body, headers, most)
             except _FAILURES as error:
                 self._session.close()
                 return Delayed("offline", self._explain(error))
@@ -177,7 +176,7 @@ class _Line:
             return answer
 
     def _exchange(
-        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str]
+        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str], most: int
     ) -> Answer | Delayed:
         response = self._session.request(
             method,
@@ -190,11 +189,11 @@ class _Line:
             proxies=None if self._direct is None else {"no_proxy": self._direct},
         )
         try:
-            text = response.raw.read(LARGEST_ANSWER + 1, decode_content=False)
+            text = response.raw.read(most + 1, decode_content=False)
         finally:
             response.close()
-        if len(text) > LARGEST_ANSWER:
-            reason = f"the answer of {self._host} is longer than {LARGEST_ANSWER // 1_000_000} MB"
+        if len(text) > most:
+            reason = f"the answer of {self._host} is longer than {most / 1e6:g} MB"
             return Delayed("hub_failing", reason, response.status_code)
         return Answer(response.status_code, response.headers, _object(text), not self.watch.cut_short)
 

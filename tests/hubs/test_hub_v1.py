@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from parcels import (
     KEY,
@@ -285,6 +286,16 @@ def test_opening_at_ones_own_hub(serve: Serve, connect: Connect) -> None:
     assert 1_500_000_000 < started < 1_900_000_000
     assert body["config"] == {"epochs": 15}
     assert body["meta"] == {"name": "digits"}
+
+
+def test_a_session_whose_id_is_no_ulid_opens_too(serve: Serve, connect: Connect) -> None:
+    """An id that tells no time leaves the time of the start open, and nothing else."""
+    hub = serve()
+    action = msgspec.structs.replace(opening().action, session="my-session")
+    reply = connect(hub.url).deliver(Parcel("k", action, "my-session"))
+    assert isinstance(reply, Accepted)
+    assert reply.news.model == "my-session"
+    assert hub.of("/v1/models")[0].json["hubstate"]["started_at"] is None
 
 
 def test_opening_at_another_hub_tells_only_what_it_needs(serve: Serve, connect: Connect) -> None:
@@ -572,6 +583,13 @@ def test_a_missing_file_is_declined(serve: Serve, connect: Connect, tmp_path: Pa
     assert "gone.pt" in reply.reason
     assert str(tmp_path) not in reply.reason
     assert hub.paths() == ["/v1/auth"]
+
+
+def test_a_parcel_without_a_file_is_declined(serve: Serve, connect: Connect, file: Path) -> None:
+    """A checkpoint without a file is no delivery that could ever be made."""
+    hub = serve()
+    parcel = msgspec.structs.replace(checkpoint(file), file=None)
+    assert isinstance(connect(hub.url).deliver(parcel), Declined)
 
 
 def test_a_folder_is_not_taken(serve: Serve, connect: Connect, tmp_path: Path) -> None:

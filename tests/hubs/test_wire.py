@@ -203,6 +203,15 @@ def test_an_endless_answer_is_none(serve: Serve, connect: Connect) -> None:
     assert isinstance(client.deliver(opening()), Accepted)
 
 
+def test_who_expects_a_longer_answer_can_say_so(serve: Serve, connect: Connect) -> None:
+    """What counts as too long is the asker's to say, to the byte."""
+    hub = serve(lambda _: Says(200, b"{" + b" " * 5_000_000 + b"}"))
+    wire = connect(hub.url)._wire
+    assert isinstance(wire.send("/x", method="GET", most=5_000_001), Delayed)
+    assert wire.send("/x", method="GET", most=5_000_002)[2] == {}
+    assert hub.requests[0].method == "GET"
+
+
 def test_an_early_refusal_of_an_upload_is_heard(serve: Serve, connect: Connect, tmp_path: Path) -> None:
     """A hub that answers before it has read the file is understood, and not taken for a dead one."""
     big = tmp_path / "big.pt"
