@@ -1,0 +1,175 @@
+"""What leaves from a process that trains: its own session first, then what older sessions of its folder still hold."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import OFFLINE, FakeHub, train
+
+from hubstate import events as ev
+from hubstate.backlog import BETWEEN_LOOKS, BETWEEN_SYNCS, LOOK_AGAIN, Backlog, Posting
+from hubstate.clock import VirtualClock
+from hubstate.opening import Opened, create, peek
+from hubstate.outbox import FILES, WORDS
+from hubstate.states import State
+from hubstate.sync import has_undelivered
+
+DIRECTORY = Path("sessions")
+
+
+def left(session: str, clock: VirtualClock, *, rows: int = 2, hub: str | None = None) -> Path:
+    """A session whose process is gone and which still holds everything."""
+    opened = create(DIRECTORY, session, clock, lambda *_: None)
+    train(opened.door)
+    for epoch in range(rows):
+        opened.door.tell(ev.FitEpochEnd, epoch, {"loss": 1.0})
+    if hub is not None:
+        opened.door.tell(ev.Answered, hub=hub)
+    opened.door.tell(ev.TrainEnd)
+    opened.close()
+    return opened.folder
+
+
+def run(backlog: Backlog, clock: VirtualClock, steps: int = 60) -> list[float]:
+    """Steps a backlog until it wants to be left alone for long; the rests that it asked for."""
+    rests = []
+    for _ in range(steps):
+        rests.append(backlog.step())
+        if rests[-1] >= LOOK_AGAIN:
+            break
+        clock.advance(rests[-1])
+    return rests
+
+
+def backlog_for(hub: Any, clock: VirtualClock, mine: str = "") -> Backlog:
+    return Backlog(DIRECTORY, mine, hub, clock, random.Random(1))
+
+
+def state(folder: Path) -> State:
+    return peek(folder).memory.state
+
+
+def test_older_sessions_are_delivered_one_after_the_other() -> None:
+    """Every older session ends done, the oldest first, and each is let go of afterwards."""
+    clock, hub = VirtualClock(), FakeHub()
+    folders = [left(name, clock) for name in ("S1", "S2", "S3")]
+    run(backlog_for(hub, clock), clock)
+    assert [state(folder) for folder in folders] == [State.DONE] * 3
+    assert [peek(folder).owner for folder in folders] == [None] * 3
+    assert [parcel.session for parcel in hub.requests] == sorted(parcel.session for parcel in hub.requests)
+
+
+def test_the_session_that_trains_is_not_its_own_backlog() -> None:
+    """The folder of the live session is never opened a second time."""
+    clock, hub = VirtualClock(), FakeHub()
+    mine = left("S1", clock)
+    run(backlog_for(hub, clock, mine="S1"), clock)
+    assert state(mine) is State.FINALIZING
+    assert hub.requests == []
+
+
+def test_a_session_of_a_living_process_is_left_to_it() -> None:
+    """A session that somebody owns is passed over, and found again at a later look."""
+    clock, hub = VirtualClock(), FakeHub()
+    opened = create(DIRECTORY, "S1", clock, lambda *_: None)
+    train(opened.door).tell(ev.TrainEnd)
+    backlog = backlog_for(hub, clock)
+    run(backlog, clock)
+    assert hub.requests == []
+    opened.close()
+    run(backlog, clock)
+    assert state(opened.folder) is State.DONE
+
+
+def test_a_session_belongs_to_the_first_hub_that_acknowledged_it() -> None:
+    """What another hub began to hold is not sent to this one."""
+    clock, hub = VirtualClock(), FakeHub()
+    elsewhere, here = left("S1", clock, hub="http://other.test"), left("S2", clock, hub=hub.address)
+    run(backlog_for(hub, clock), clock)
+    assert (state(elsewhere), state(here)) == (State.FINALIZING, State.DONE)
+
+
+def test_a_session_that_waits_for_its_next_try_is_kept() -> None:
+    """While a hub is away the backlog asks to be left alone until the next try is due, and loses nothing."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left("S1", clock)
+    hub.always = OFFLINE
+    backlog = backlog_for(hub, clock)
+    for _ in range(20):
+        clock.advance(backlog.step())
+    assert has_undelivered(peek(folder).memory)
+    hub.always = None
+    run(backlog, clock)
+    assert state(folder) is State.DONE
+
+
+def test_closing_lets_go_of_the_session_under_way() -> None:
+    """After `close` another process may deliver what is left."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left("S1", clock)
+    backlog = backlog_for(hub, clock)
+    backlog.step()
+    assert peek(folder).owner is not None
+    backlog.close()
+    assert peek(folder).owner is None
+
+
+def test_a_damaged_journal_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """A session that cannot be read is named in the log, and the next one is delivered."""
+    clock, hub = VirtualClock(), FakeHub()
+    damaged, whole = left("S1", clock), left("S2", clock)
+    (damaged / "journal-000001.jsonl").write_text("garbage\n")
+    run(backlog_for(hub, clock), clock)
+    assert state(whole) is State.DONE
+    assert "S1" in capsys.readouterr().err
+
+
+def test_looking_takes_turns_with_training() -> None:
+    """Between two looks into folders the thread rests, because a look wants the interpreter too."""
+    clock, hub = VirtualClock(), FakeHub()
+    for name in ("S1", "S2"):
+        left(name, clock)
+    backlog = backlog_for(hub, clock)
+    run(backlog, clock)
+    looks = run(backlog, clock)
+    assert looks == [BETWEEN_LOOKS, BETWEEN_LOOKS, LOOK_AGAIN]
+
+
+# -- beside a session that trains ------------------------------------------------------------------------------
+
+
+def live(clock: VirtualClock) -> Opened:
+    opened = create(DIRECTORY, "live", clock, lambda *_: None)
+    train(opened.door)
+    return opened
+
+
+def test_the_live_session_goes_first() -> None:
+    """On the files' lane the backlog has its turn only while the live session has nothing due; words stay its own."""
+    clock, hub = VirtualClock(), FakeHub()
+    older = left("S1", clock)
+    opened = live(clock)
+    posting = Posting(opened, hub, clock, random.Random(1), DIRECTORY)
+    while posting.step(WORDS) == 0.0:
+        pass
+    assert {parcel.session for parcel in hub.requests} == {"live"}
+    assert state(older) is State.FINALIZING
+    for _ in range(30):
+        clock.advance(posting.step(FILES))
+    assert state(older) is State.DONE
+    posting.close()
+    assert hub.closed
+    opened.close()
+
+
+def test_without_a_hub_there_is_only_the_journal_to_sync() -> None:
+    """A session without a hub asks its threads to come back for the journal, and for nothing else."""
+    clock = VirtualClock()
+    opened = live(clock)
+    posting = Posting(opened, None, clock, random.Random(1), DIRECTORY)
+    assert (posting.step(WORDS), posting.step(FILES), posting.moved) == (BETWEEN_SYNCS, BETWEEN_SYNCS, 0)
+    posting.close()
+    opened.close()

@@ -1,0 +1,205 @@
+"""Delivering without training: a session whose process is gone is stepped until nothing waits, or nothing moves."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes import OFFLINE, FakeHub, lost, save, train
+
+from hubstate import events as ev
+from hubstate.actions import Heartbeat, Memory
+from hubstate.clock import VirtualClock
+from hubstate.door import Door
+from hubstate.errors import SessionBusy
+from hubstate.hubs.base import Declined, Delayed
+from hubstate.opening import Opened, create, peek
+from hubstate.receipt import Receipt
+from hubstate.states import Outcome, State
+from hubstate.sync import Remainder, deliver, has_undelivered
+
+DIRECTORY = Path("sessions")
+
+
+def begun(clock: VirtualClock) -> Opened:
+    opened = create(DIRECTORY, "S", clock, lambda *_: None)
+    train(opened.door)
+    return opened
+
+
+def rows(door: Door, count: int) -> None:
+    for epoch in range(count):
+        door.tell(ev.FitEpochEnd, epoch, {"loss": 1.0})
+
+
+def left(clock: VirtualClock, end: Callable[[Door], object]) -> Path:
+    """A session with three rows and a checkpoint, ended by `end`, whose process is gone."""
+    opened = begun(clock)
+    rows(opened.door, 3)
+    save(opened.door, opened.folder / "snapshots", "weights", epoch=2, fitness=0.5)
+    end(opened.door)
+    opened.close()
+    return opened.folder
+
+
+def finished(door: Door) -> object:
+    return door.tell(ev.TrainEnd)
+
+
+def aborted(door: Door) -> object:
+    return door.tell(ev.Abort, outcome=Outcome.FAILED, reason="out of memory")
+
+
+def killed(_door: Door) -> object:
+    """No word at all."""
+    return None
+
+
+def synced(folder: Path, hub: FakeHub, clock: VirtualClock, **options: object) -> tuple[Memory, Receipt]:
+    remainder = Remainder(folder, hub, clock, random.Random(1))
+    try:
+        receipt = deliver(remainder, clock, **options)  # type: ignore[arg-type]
+        return remainder.memory, receipt
+    finally:
+        remainder.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "outcome"),
+    [
+        (finished, State.DONE, Outcome.FINISHED),
+        (aborted, State.ABORTED, Outcome.FAILED),
+        (killed, State.TRAINING, Outcome.RUNNING),
+    ],
+)
+def test_what_waits_is_delivered_whatever_the_end_was(
+    end: Callable[[Door], object], state: State, outcome: Outcome
+) -> None:
+    """Rows, checkpoint and words arrive once each, and the state is what the session's own words make it."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, end)
+    clock.advance(1000)
+    memory, receipt = synced(folder, hub, clock)
+    assert (memory.state, memory.outcome) == (state, outcome)
+    assert (receipt.waiting, receipt.rows_delivered) == (0, 3)
+    assert sorted(hub.rows) == [1, 2, 3]
+    assert hub.contradictions == []
+
+
+def test_nobody_who_only_delivers_sends_signs_of_life() -> None:
+    """No heartbeat leaves for a training that nobody runs."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, killed)
+    clock.advance(10_000)
+    synced(folder, hub, clock)
+    assert not any(isinstance(parcel.action, Heartbeat) for parcel in hub.requests)
+
+
+def test_it_ends_while_nothing_moves() -> None:
+    """With the hub away it gives up after its patience, and everything is still there."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    hub.always = OFFLINE
+    before = clock.monotonic()
+    memory, receipt = synced(folder, hub, clock, patience=10.0)
+    assert 10.0 <= clock.monotonic() - before <= 11.0
+    assert (memory.state, receipt.rows_waiting) == (State.FINALIZING, 3)
+    hub.always = None
+    assert synced(folder, hub, clock)[0].state is State.DONE
+
+
+def test_it_may_be_repeated() -> None:
+    """Syncing a session that was delivered asks nothing of a hub."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    synced(folder, hub, clock)
+    asked = len(hub.requests)
+    assert synced(folder, hub, clock)[0].state is State.DONE
+    assert len(hub.requests) == asked
+
+
+def test_an_answer_that_got_lost_doubles_nothing() -> None:
+    """Each delivery whose answer was lost is repeated under its key, and the hub holds everything once."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    for action in peek(folder).memory.outstanding:
+        hub.script(action.key, lost)
+    memory, _ = synced(folder, hub, clock)
+    assert memory.state is State.DONE
+    assert sorted(hub.rows) == [1, 2, 3]
+    assert hub.contradictions == []
+
+
+def test_what_the_hub_refuses_is_kept_and_can_be_retried() -> None:
+    """A refused delivery keeps the session finalizing; after a retry it can be done."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    key = next(action.key for action in peek(folder).memory.outstanding if "/rows/" in action.key)
+    hub.script(key, Declined("too large", 413))
+    memory, receipt = synced(folder, hub, clock)
+    assert (memory.state, receipt.refused, has_undelivered(memory)) == (State.FINALIZING, 1, True)
+    remainder = Remainder(folder, hub, clock, random.Random(1))
+    remainder.retry_refused()
+    deliver(remainder, clock)
+    assert remainder.memory.state is State.DONE
+    remainder.close()
+
+
+def test_a_wait_that_the_hub_asked_for_is_not_cut_short() -> None:
+    """`Retry-After` holds for whoever syncs: the request does not leave before its time."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    opening = next(action.key for action in peek(folder).memory.outstanding if action.key.endswith("/open"))
+    hub.script(opening, Delayed("rate_limited", "429", 429, retry_after=60.0))
+    synced(folder, hub, clock, patience=5.0)
+    assert len(hub.requests) == 1
+    synced(folder, hub, clock, patience=5.0)
+    assert len(hub.requests) == 1
+    clock.advance(60)
+    assert synced(folder, hub, clock)[0].state is State.DONE
+
+
+def test_whoever_watches_sees_every_step() -> None:
+    """`show` gets the memory as it is after each step, for a progress bar."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    seen: list[int] = []
+    synced(folder, hub, clock, show=lambda memory: seen.append(memory.rows_delivered))
+    assert seen[-1] == 3
+    assert seen == sorted(seen)
+
+
+def test_two_at_once_are_refused() -> None:
+    """Two processes never deliver one session at the same time."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    first = Remainder(folder, hub, clock, random.Random(1))
+    with pytest.raises(SessionBusy):
+        Remainder(folder, hub, clock, random.Random(1))
+    first.close()
+
+
+def test_copies_that_were_delivered_are_removed() -> None:
+    """Once the session is done its folder holds no copy of a checkpoint any more."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    assert list((folder / "snapshots").iterdir())
+    synced(folder, hub, clock)
+    assert list((folder / "snapshots").iterdir()) == []
+
+
+@pytest.mark.parametrize(("end", "state"), [(finished, State.ABORTED), (aborted, State.ABORTED)])
+def test_what_is_given_up_waits_no_more(end: Callable[[Door], object], state: State) -> None:
+    """After giving up at most the word of the end is left to deliver, and the reason is remembered."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, end)
+    remainder = Remainder(folder, hub, clock, random.Random(1))
+    remainder.give_up("the hub is gone for good")
+    deliver(remainder, clock)
+    assert remainder.memory.state is state
+    assert remainder.memory.given_up == "the hub is gone for good"
+    assert hub.rows == []
+    assert not has_undelivered(remainder.memory)
+    remainder.close()
