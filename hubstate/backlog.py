@@ -34,6 +34,8 @@ class Posting:
     ) -> None:
         self._hub = hub
         self._outbox = opened.outbox()
+        # How long an earlier process meant to wait until its next try says nothing about now.
+        self._outbox.hurry()
         self._sender: Sender | None = None
         self._backlog: Backlog | None = None
         if hub is not None:

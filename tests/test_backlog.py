@@ -173,3 +173,19 @@ def test_without_a_hub_there_is_only_the_journal_to_sync() -> None:
     assert (posting.step(WORDS), posting.step(FILES), posting.moved) == (BETWEEN_SYNCS, BETWEEN_SYNCS, 0)
     posting.close()
     opened.close()
+
+
+def test_a_new_process_tries_at_once() -> None:
+    """A back-off that an earlier process drew does not hold up the one that came after it."""
+    clock, hub = VirtualClock(), FakeHub()
+    hub.always = OFFLINE
+    opened = create(DIRECTORY, "S1", clock, lambda *_: None)
+    train(opened.door).tell(ev.TrainEnd)
+    for asked_anew in (False, True):
+        posting = Posting(opened, hub, clock, random.Random(1), DIRECTORY)
+        requests = len(hub.requests)
+        while posting.step(WORDS) == 0:
+            pass
+        assert len(hub.requests) > requests, f"no try, asked anew: {asked_anew}"
+        posting.close()
+    opened.close()
