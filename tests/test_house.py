@@ -110,6 +110,12 @@ def test_the_readme_is_a_door_and_no_manual():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_every_page_is_found_from_the_readme():
+    """README.md links to each page in docs/ that is committed, so that none is written for nobody."""
+    readme = (ROOT / "README.md").read_text()
+    assert [page for page in files("docs/*.md") if f"({page})" not in readme] == []
+
+
 @pytest.mark.parametrize("page", files("*.md"))
 def test_links_between_pages_lead_somewhere(page):
     """Every relative link in a page names a file of this checkout."""
