@@ -182,7 +182,10 @@ async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _add_files(app: FastAPI, wiring: Wiring) -> None:
     store = wiring.store
 
-    @app.api_route("/v1/files/{model}/{sha256}/{kind}.pt", methods=["GET", "HEAD"], summary="A stored file")
+    path_of = "/v1/files/{model}/{sha256}/{kind}.pt"
+
+    @app.head(path_of, include_in_schema=False)
+    @app.get(path_of, summary="A stored file")
     async def file(model: str, sha256: str, kind: str, until: str = "", signature: str = "") -> Response:
         if not signing.file_allowed(store.secret, model, kind, sha256, until, signature, wiring.wall()):
             raise Problem(403, "bad_signature", "this address is not signed by this hub, or it is too old")

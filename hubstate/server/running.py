@@ -161,11 +161,13 @@ def _check_open_to(host: str, public_url: str | None, *, keys_made: bool) -> Non
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise UsageError(f"cannot listen on port {port}: a port is a number from 0 to 65535")
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot listen on {host!r}, port {port}: there is no such address") from error
     listening = socket.socket(family, kind, proto)
     try:
@@ -173,9 +175,9 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind(address)
         listening.listen(2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listening.close()
-        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        in_use = error.errno == errno.EADDRINUSE
         reason = "it is in use: choose another by --port" if in_use else str(error)
         raise UsageError(f"cannot listen on {host}, port {port}: {reason}") from error
     return listening

@@ -1,0 +1,217 @@
+"""Running: start, stop, ports, folders, signals, and a damaged or newer database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hub_client import Client, row
+
+from hubstate.errors import StorageError, UsageError
+from hubstate.server import schema
+from hubstate.server.running import running
+from hubstate.server.store import Store
+
+
+def test_a_hub_that_stopped_is_gone_and_what_it_held_is_not(data_dir: Path) -> None:
+    """After the block nobody listens and no thread is left; the next hub over the folder holds the same."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+        client.rows([row(0, a=1)])
+        client.upload(b"x")
+        before = client.metrics(), [file["sha256"] for file in client.model()["checkpoints"]]
+        client.http.close()
+    with pytest.raises(ConnectionRefusedError), socket.create_connection((hub.host, hub.port), timeout=5):
+        pass
+    assert "hubstate-hub" not in [thread.name for thread in threading.enumerate()]
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        assert (client.metrics(), [file["sha256"] for file in client.model()["checkpoints"]]) == before
+        client.http.close()
+
+
+def test_the_hub_is_reachable_when_the_block_begins(data_dir: Path) -> None:
+    """The first request needs no waiting, and the address names the real port."""
+    with running(data_dir) as hub:
+        assert hub.url == f"http://127.0.0.1:{hub.port}"
+        with socket.create_connection((hub.host, hub.port), timeout=5):
+            pass
+
+
+def test_a_stop_leaves_the_signals_of_the_program_alone(data_dir: Path) -> None:
+    """A hub in a thread touches no signal handler."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with running(data_dir):
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_error_in_the_block_stops_the_hub_as_well(data_dir: Path) -> None:
+    """Whatever ends the block ends the hub."""
+    with pytest.raises(ZeroDivisionError), running(data_dir):
+        _ = 1 / 0
+    with running(data_dir):
+        pass
+
+
+def test_a_port_in_use_is_told_by_its_number(data_dir: Path, tmp_path: Path) -> None:
+    """The error names host and port, and what to do; the folder is free again."""
+    with running(tmp_path / "first") as hub:
+        with (
+            pytest.raises(UsageError, match=rf"127\.0\.0\.1, port {hub.port}.*--port"),
+            running(data_dir, port=hub.port),
+        ):
+            pass
+    with running(data_dir):
+        pass
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("no such host", 0)])
+def test_an_address_that_is_none_is_refused(data_dir: Path, host: str, port: int) -> None:
+    """A port out of range or an unknown host is the caller's error."""
+    with pytest.raises(UsageError), running(data_dir, host=host, port=port):
+        pass
+
+
+def test_a_public_address_must_be_one(data_dir: Path) -> None:
+    """The public address is http or https with a host."""
+    for bad in ("hub.example", "ftp://hub.example", "https://"):
+        with pytest.raises(UsageError, match="https://hub.example"), running(data_dir, public_url=bad):
+            pass
+
+
+def test_two_hubs_never_share_a_folder(data_dir: Path) -> None:
+    """The second one is refused, naming the folder; the first goes on."""
+    with running(data_dir) as hub:
+        with pytest.raises(StorageError, match="another hub"), running(data_dir):
+            pass
+        client = Client(hub.url)
+        assert client.open().status_code == 200
+        client.http.close()
+
+
+def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
+    """A file where the folder should be is this machine's error, naming the path."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"), running(tmp_path / "file"):
+        pass
+
+
+def test_a_damaged_database_is_told(data_dir: Path) -> None:
+    """A database that is none is an error that names it, not an accident."""
+    data_dir.mkdir()
+    (data_dir / "hub.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(StorageError, match=r"hub\.sqlite"), running(data_dir):
+        pass
+
+
+def test_a_newer_database_is_left_alone(data_dir: Path) -> None:
+    """A folder that a newer hubstate wrote is refused and not changed."""
+    Store(data_dir).close()
+    with sqlite3.connect(data_dir / "hub.sqlite") as database:
+        database.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    database.close()
+    with pytest.raises(StorageError, match="newer hubstate"), running(data_dir):
+        pass
+
+
+def test_a_damaged_secret_is_told(data_dir: Path) -> None:
+    """A secret that is too short signs nothing."""
+    Store(data_dir).close()
+    (data_dir / "secret").write_bytes(b"short")
+    with pytest.raises(StorageError, match="secret"):
+        Store(data_dir)
+
+
+def test_many_writers_lose_nothing(data_dir: Path) -> None:
+    """Eight clients at once: every row is there, none twice."""
+    with running(data_dir) as hub:
+        first = Client(hub.url)
+        first.open()
+        first.http.close()
+        codes: list[int] = []
+
+        def write(number: int) -> None:
+            client = Client(hub.url)
+            codes.extend(
+                client.rows([row(epoch, at=float(number), **{f"m{number}": epoch})]).status_code
+                for epoch in range(10)
+            )
+            client.http.close()
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client = Client(hub.url)
+        assert codes == [200] * 80
+        assert len(client.metrics(attempt="all")) == 80
+        assert [len(r["metrics"]) for r in client.metrics()] == [8] * 10
+        client.http.close()
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from hubstate.server.running import serve
+serve(Path(sys.argv[1]), port=0, announce=lambda line: print(line, flush=True))
+print("after", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+def test_serve_ends_in_good_order(data_dir: Path, number: int) -> None:
+    """Ctrl-C and SIGTERM end `serve`, which then returns; it told its address and that no key exists."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", SERVE, str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        url = lines[0].split(" answers at ")[1].split(";")[0]
+        client = Client(url)
+        assert client.open().status_code == 200
+        client.http.close()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert str(data_dir) in lines[0]
+    assert "hubstate keys create" in lines[1]
+    assert out.split("\n") == ["the hub stopped", "after", ""]
+
+
+def test_what_was_acknowledged_survives_a_kill(data_dir: Path) -> None:
+    """After SIGKILL the next hub holds every row and file that was acknowledged, and its address still works."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        client = Client(process.stdout.readline().split(" answers at ")[1].split(";")[0])
+        client.open(key="o")
+        for epoch in range(5):
+            assert client.rows([row(epoch, a=epoch)], key=f"r{epoch}").status_code == 200
+        assert client.upload(b"x" * 100_000, key="u").status_code == 200
+        process.kill()
+        client.http.close()
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        assert [r["metrics"]["a"] for r in client.metrics()] == [0, 1, 2, 3, 4]
+        (file,) = client.model()["checkpoints"]
+        assert client.http.get(file["url"], timeout=30).content == b"x" * 100_000
+        assert client.rows([row(0, a=9)], key="r0").headers["Idempotent-Replayed"] == "true"
+        client.http.close()
