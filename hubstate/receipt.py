@@ -47,13 +47,13 @@ class Receipt(msgspec.Struct, frozen=True):
         words = [f"{self.name} ({self.session}): {self.outcome.value}"]
         words.append(f"{self.rows_delivered} of {self.rows} rows delivered")
         if self.rows_waiting:
-            words.append(f"{self.rows_waiting} rows kept here")
+            words.append(f"{_number_of(self.rows_waiting, 'row', 'rows')} kept here")
         if self.rows_not_taken:
-            words.append(f"{self.rows_not_taken} rows not taken by this hub")
+            words.append(f"{_number_of(self.rows_not_taken, 'row', 'rows')} not taken by this hub")
         if self.rows_refused:
-            words.append(f"{self.rows_refused} rows refused")
+            words.append(f"{_number_of(self.rows_refused, 'row', 'rows')} refused")
         if self.rows_given_up:
-            words.append(f"{self.rows_given_up} rows given up")
+            words.append(f"{_number_of(self.rows_given_up, 'row', 'rows')} given up")
         files = self.files_delivered + self.files_waiting
         if files:
             words.append(f"{self.files_delivered} of {files} checkpoints delivered")

@@ -51,6 +51,8 @@ class FakeHub:
         #: What a repeated key brought that the first one had not: must stay empty.
         self.contradictions: list[str] = []
         self.always: Script | None = None
+        #: Called with each parcel before it is answered: what happens while it is on its way.
+        self.meanwhile: Callable[[Parcel], None] | None = None
         self.closed = False
         self._scripts: dict[str, deque[Script]] = defaultdict(deque)
 
@@ -67,6 +69,8 @@ class FakeHub:
 
     def deliver(self, parcel: Parcel) -> Reply:
         self.requests.append(parcel)
+        if self.meanwhile is not None:
+            self.meanwhile(parcel)
         scripts = self._scripts[parcel.action.key]
         script = scripts.popleft() if scripts else self.always
         if script is None or script is lost:
