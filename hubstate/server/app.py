@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hubstate.log import log
-from hubstate.server import calls, signing
+from hubstate.server import calls, models, signing
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
 from hubstate.server.shells import Wiring, as_json, caller_of, drain, read_body, respond
@@ -79,18 +79,18 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
     async def list_models(request: Request) -> Response:
         caller = await caller_of(request, wiring)
         query = dict(request.query_params)
-        return respond(await run_in_threadpool(calls.list_models, store, caller, query, wall()))
+        return respond(await run_in_threadpool(models.list_models, store, caller, query, wall()))
 
     @app.get("/v1/models/{model}", summary="All that is known of a session")
     async def get_model(request: Request, model: str) -> Response:
         caller = await caller_of(request, wiring)
-        return respond(await run_in_threadpool(calls.get_model, store, caller, model, wall()))
+        return respond(await run_in_threadpool(models.get_model, store, caller, model, wall()))
 
     @app.patch("/v1/models/{model}", summary="Rename a session, or change what was said of it")
     async def patch_model(request: Request, model: str) -> Response:
         body = await read_body(request)
         caller = await caller_of(request, wiring)
-        return respond(await run_in_threadpool(calls.patch_model, store, caller, model, body, wall()))
+        return respond(await run_in_threadpool(models.patch_model, store, caller, model, body, wall()))
 
     @app.delete("/v1/models/{model}", summary="Hide a session, or with hard=True remove it")
     async def delete_model(request: Request, model: str) -> Response:
@@ -98,7 +98,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
         hard = request.query_params.get("hard", "").lower() == "true"
 
         def delete() -> Answer:
-            return calls.delete_model(store, caller, model, hard=hard, now=wall())
+            return models.delete_model(store, caller, model, hard=hard, now=wall())
 
         return respond(await run_in_threadpool(delete))
 
@@ -106,7 +106,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
     async def get_metrics(request: Request, model: str) -> Response:
         caller = await caller_of(request, wiring)
         attempt = request.query_params.get("attempt", "")
-        return respond(await run_in_threadpool(calls.get_metrics, store, caller, model, attempt, wall()))
+        return respond(await run_in_threadpool(models.get_metrics, store, caller, model, attempt, wall()))
 
     _add_posts(app, wiring)
 
@@ -189,9 +189,9 @@ def _add_files(app: FastAPI, wiring: Wiring) -> None:
     async def file(model: str, sha256: str, kind: str, until: str = "", signature: str = "") -> Response:
         if not signing.file_allowed(store.secret, model, kind, sha256, until, signature, wiring.wall()):
             raise Problem(403, "bad_signature", "this address is not signed by this hub, or it is too old")
-        path = await run_in_threadpool(calls.file_of, store, model, sha256, kind)
+        path = await run_in_threadpool(models.file_of, store, model, sha256, kind)
         headers = {
-            "Repr-Digest": calls.digest_header(sha256),
+            "Repr-Digest": models.digest_header(sha256),
             "Cache-Control": "private, max-age=86400",
             "X-Content-Type-Options": "nosniff",
         }

@@ -12,7 +12,7 @@ from hubstate.server.schema import attempts, problems, usage
 from hubstate.server.sessions import in_contact, is_live, outcome_of
 from hubstate.server.signing import file_address
 from hubstate.server.store import Store
-from hubstate.states import CheckpointKind
+from hubstate.states import CheckpointKind, Outcome
 
 __all__ = ["checkpoints_of", "conditions_of", "model_of", "summary_of"]
 
@@ -118,15 +118,22 @@ def model_of(
         "config": session["config"],
         "rows_told": session["rows_told"],
         "stop": session["stop"],
-        "attempts": [
-            {name: value for name, value in row.items() if name != "session"}
-            for row in connection.execute(query).mappings()
-        ],
+        "attempts": [_attempt(row, session, now) for row in connection.execute(query).mappings()],
         "checkpoints": list(files.values()),
         "conditions": conditions_of(connection, session, now),
         "usage": [dict(row) for row in connection.execute(names.order_by(usage.c.id)).mappings()],
         "url": f"{base}/models/{session['id']}",
     }
+
+
+def _attempt(row: RowMapping, session: RowMapping, now: float) -> dict[str, Any]:
+    """An attempt. One that said no last word before the next began has an unknown outcome."""
+    told = {name: value for name, value in row.items() if name != "session"}
+    if row["attempt"] == session["attempt"]:
+        return {**told, "state": session["state"], "outcome": outcome_of(session, now)}
+    if is_live(row):
+        told["outcome"] = Outcome.UNKNOWN.value
+    return told
 
 
 def _train_args(config: dict[str, Any], data: str, epochs: int | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from hubstate.server import calls, charts, describe, keys, rows, schema, sessions, signing
+from hubstate.server import charts, describe, keys, models, rows, schema, sessions, signing
 from hubstate.server.admission import COOKIE, admit_page, check_same_site
 from hubstate.server.answers import Caller, Problem
 from hubstate.server.shells import Wiring, base_of, read_body, visit_of
@@ -235,7 +235,7 @@ def add_pages(app: FastAPI, wiring: Wiring) -> None:
         if owner is None:
             return to_login(request)
         caller = Caller(owner, base_of(request, wiring))
-        await run_in_threadpool(calls.ask_to_stop, store, caller, model, _STOP_WISH)
+        await run_in_threadpool(models.ask_to_stop, store, caller, model, _STOP_WISH)
         return RedirectResponse(f"/models/{quote(model, safe='')}", 303, _HEADERS)
 
     @app.get("/login", include_in_schema=False)

@@ -23,6 +23,7 @@ from hubstate.states import LIVE_STATES, TERMINAL_STATES, Outcome, State
 
 __all__ = [
     "SILENCE",
+    "about",
     "announce",
     "change",
     "create_foreign",
@@ -91,6 +92,12 @@ def news(session: RowMapping, base: str) -> dict[str, Any]:
         "checkpoint": None,
         "url": f"{base}/models/{session['id']}",
     }
+
+
+def about(session: RowMapping, caller: Caller, data: Any) -> Answer:
+    """An answer about the session."""
+    body = {"success": True, "message": "ok", "data": data, "hubstate": news(session, caller.base)}
+    return Answer(body)
 
 
 # -- the first answer, again -----------------------------------------------------------------------------

@@ -170,7 +170,10 @@ def test_others_cannot_reach_a_hub_without_keys(data_dir: Path, host: str) -> No
     """Listening where others can reach it is refused while no key exists, with the command that makes one."""
     with pytest.raises(UsageError, match="hubstate keys create"), running(data_dir, host=host):
         pass
-    with pytest.raises(UsageError, match="hub.example"), running(data_dir, public_url="https://hub.example"):
+    with (
+        pytest.raises(UsageError, match=r"hub\.example"),
+        running(data_dir, public_url="https://hub.example"),
+    ):
         pass
 
 

@@ -225,6 +225,16 @@ def test_the_next_attempt_begins_anew(client: Client) -> None:
     assert attempts == [(1, "aborted", "interrupted", 0), (2, "session_created", "running", 4)]
 
 
+def test_an_attempt_without_a_last_word_is_unknown_once_the_next_began(client: Client) -> None:
+    """What became of an attempt whose process died is told as unknown, neither as running nor as failed."""
+    client.open()
+    client.beat(state="training", outcome="running")
+    assert [a["outcome"] for a in client.model()["attempts"]] == ["running"]
+    client.open(attempt=2)
+    attempts = [(a["state"], a["outcome"]) for a in client.model()["attempts"]]
+    assert attempts == [("training", "unknown"), ("session_created", "running")]
+
+
 def test_a_late_opening_of_an_older_attempt_changes_nothing_but_its_own_line(client: Client) -> None:
     """An opening that arrives after that of a later attempt is remembered, and the later one stays current."""
     client.open(attempt=2, first_epoch=4)

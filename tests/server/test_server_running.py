@@ -64,12 +64,12 @@ def test_an_error_in_the_block_stops_the_hub_as_well(data_dir: Path) -> None:
 
 def test_a_port_in_use_is_told_by_its_number(data_dir: Path, tmp_path: Path) -> None:
     """The error names host and port, and what to do; the folder is free again."""
-    with running(tmp_path / "first") as hub:
-        with (
-            pytest.raises(UsageError, match=rf"127\.0\.0\.1, port {hub.port}.*--port"),
-            running(data_dir, port=hub.port),
-        ):
-            pass
+    with (
+        running(tmp_path / "first") as hub,
+        pytest.raises(UsageError, match=rf"127\.0\.0\.1, port {hub.port}.*--port"),
+        running(data_dir, port=hub.port),
+    ):
+        pass
     with running(data_dir):
         pass
 
@@ -84,7 +84,7 @@ def test_an_address_that_is_none_is_refused(data_dir: Path, host: str, port: int
 def test_a_public_address_must_be_one(data_dir: Path) -> None:
     """The public address is http or https with a host."""
     for bad in ("hub.example", "ftp://hub.example", "https://"):
-        with pytest.raises(UsageError, match="https://hub.example"), running(data_dir, public_url=bad):
+        with pytest.raises(UsageError, match=r"https://hub\.example"), running(data_dir, public_url=bad):
             pass
 
 
