@@ -61,6 +61,7 @@ def run_demo(
     stay: bool = False,
     out: TextIO | None = None,
     pace: float = 0.15,
+    patience: float = 30.0,
     port: int = PORT,
     clock: Clock | None = None,
 ) -> int:
@@ -69,18 +70,22 @@ def run_demo(
     `epochs`: how many in all (default 15, or what a resumed session planned). `hub`: the address of a hub; else one
     is embedded, at `port` or, if that is taken, at another one. `resume`: goes on with the newest session in
     `data_dir` that is not done. `stay`: the embedded hub answers until Ctrl-C. `pace`: least seconds for an epoch, so
-    that there is something to see. `out`: where the words go (default: standard output).
+    that there is something to see. `patience`: how many seconds to wait at most for what is left at the end. `out`:
+    where the words go (default: standard output).
 
     Raises `UsageError` for arguments that cannot be used, `StorageError` for a folder that cannot.
     """
     show = Show(sys.stdout if out is None else out)
-    demo = _Demo(data_dir, show, SystemClock() if clock is None else clock, pace)
+    demo = _Demo(data_dir, show, SystemClock() if clock is None else clock, pace, patience)
     past = demo.past() if resume else None
     with demo.hub(_named(hub, past), port) as place:
-        code = demo.run(past, place, epochs, seed)
+        try:
+            code = demo.run(past, place, epochs, seed)
+        except KeyboardInterrupt:
+            show.say(f"\nInterrupted. What was recorded is kept; go on with it: {demo.again()}")
+            code, stay = 1, False
         if place.embedded and stay:
-            show.say(f"\nThe hub's page stays at {place.address} until Ctrl-C.", "bold")
-            _wait_for_interrupt()
+            _stay(show, place)
     if place.embedded:
         again = ["serve", "--data-dir", demo.hub_dir]
         if place.port != PORT:
@@ -116,12 +121,13 @@ class _Past(NamedTuple):
 
 @dataclass(frozen=True)
 class _Demo:
-    """One run: where it keeps things, where its words go, and how quick an epoch may be (seconds)."""
+    """One run: where it keeps things and where its words go. Least seconds for an epoch, most for the end."""
 
     data_dir: Path
     show: Show
     clock: Clock
-    pace: float
+    pace: float = 0.0
+    patience: float = 30.0
 
     @property
     def sessions(self) -> Path:
@@ -202,11 +208,7 @@ class _Demo:
             memory = past.seen.memory
             self.show.fact("session", f"{memory.session} is done already, and there is nothing to go on with")
             return self.tell(past.story, receipt_of(memory), place, memory.model)
-        try:
-            session, story = self.train(past, place, epochs, seed)
-        except KeyboardInterrupt:
-            self.show.say(f"\nInterrupted. What was recorded is kept; go on with it: {self.again()}")
-            return 1
+        session, story = self.train(past, place, epochs, seed)
         model = opening.peek(self.sessions / session.id).memory.model
         return self.tell(story, session.receipt, place, model)
 
@@ -236,7 +238,7 @@ class _Demo:
             story = Story(self.sessions / session.id)
             with self.show.live(story, planned, lambda: session.receipt):
                 self.learn(session, story, planned, seed)
-                session.finish()
+                session.finish(self.patience)
         return session, story.read_on()
 
     def greet(self, session: Session, past: _Past | None) -> None:
@@ -382,8 +384,10 @@ def _command(*words: object) -> str:
     return shlex.join(["hubstate", *(str(word) for word in words)])
 
 
-def _wait_for_interrupt() -> None:
+def _stay(show: Show, place: _Place) -> None:
+    """Lets the embedded hub answer until Ctrl-C."""
     try:
+        show.say(f"\nThe hub's page stays at {place.address} until Ctrl-C.", "bold")
         threading.Event().wait()
     except KeyboardInterrupt:
         return

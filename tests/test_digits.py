@@ -95,7 +95,9 @@ def test_the_slopes_are_those_of_the_loss(monkeypatch):
             arrays[name][spot] += step
             losses.append(Network(1, 0, arrays).judge(few)[0])
         slope = (losses[0] - losses[1]) / 2e-6
-        assert network.arrays[name][spot] - before[name][spot] == pytest.approx(-digits.RATE * slope, abs=1e-8)
+        assert network.arrays[name][spot] - before[name][spot] == pytest.approx(
+            -digits.RATE * slope, abs=1e-8
+        )
 
 
 @pytest.mark.parametrize("saved_after", [0, 1, 4, 6])
