@@ -8,7 +8,7 @@ time; nobody invents that it is dead. A journal that cannot be read is shown wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from hubstate.actions import Condition, Memory
-from hubstate.errors import SessionNotFound, StorageError, UsageError
+from hubstate.errors import JournalDamaged, SessionNotFound, StorageError, UsageError
 from hubstate.events import TRAINER_EVENTS
 from hubstate.index import Index, sessions_in
 from hubstate.journal import Damage, Position, Recovery, Step, read, recover
@@ -25,7 +25,7 @@ from hubstate.receipt import Receipt, receipt_of
 from hubstate.settings import Settings
 from hubstate.states import TERMINAL_STATES, Outcome, State
 
-__all__ = ["Overview", "Unreadable", "as_json", "find", "folders", "look", "look_at_all"]
+__all__ = ["Overview", "Unreadable", "as_json", "damages_in_words", "find", "folders", "look", "look_at_all"]
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,17 +124,23 @@ def look_at_all(among: Iterable[Path]) -> Iterator[Overview | Unreadable]:
             yield look(folder)
         except StorageError as failure:
             if folder.is_dir():
-                yield Unreadable(folder, str(failure))
+                hint = "what can still be had of it are the copies in snapshots/; move the folder away to be rid of this"
+                yield Unreadable(
+                    folder, f"{failure}; {hint}" if isinstance(failure, JournalDamaged) else str(failure)
+                )
 
 
 def look(folder: Path) -> Overview:
     """What the session in `folder` tells. Raises `StorageError` if it cannot be read."""
-    # The owner first: one that ends between the two looks is then still taken for living, and not for lost.
-    owner = owner_of(folder)
+    # The owner is looked for on both sides: who comes or goes between the two looks is taken for living, not for lost.
+    before = owner_of(folder)
     recovery = recover(folder)
+    if not recovery.segment:
+        raise StorageError(f"there is no journal in {folder}")
+    owner = owner_of(folder)
     memory = recovery.memory
     contact = _last_contact(folder, recovery)
-    lost = owner is None and memory.state not in (*TERMINAL_STATES, State.FINALIZING)
+    lost = before is None and owner is None and memory.state not in (*TERMINAL_STATES, State.FINALIZING)
     return Overview(
         folder=folder,
         receipt=receipt_of(
@@ -178,13 +184,18 @@ def _conditions(
         reason = "no contact yet" if contact is None else f"no contact since {_clock(contact)}"
         yield Condition("no_contact", since, reason)
     if damages:
-        first = damages[0]
-        yield Condition(
-            "journal_damaged",
-            since,
-            f"{len(damages)} damages in the journal, the first in {first.file} line {first.line}: {first.what}; "
-            f"all other lines count, `hubstate trace {memory.session}` shows the places",
-        )
+        yield Condition("journal_damaged", since, damages_in_words(memory.session, damages))
+
+
+def damages_in_words(session: str, damages: Sequence[Damage]) -> str:
+    """What is damaged in a journal, and where to look."""
+    first = damages[0]
+    count = "1 line of the journal is" if len(damages) == 1 else f"{len(damages)} lines of the journal are"
+    place = f"{first.file} line {first.line}" if first.line else first.file
+    return (
+        f"{count} damaged ({place}: {first.what}); what it said is lost, all others count; "
+        f"`hubstate trace {session}` shows the place"
+    )
 
 
 def _clock(at: float) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hubstate.cli import demo, hub, status, sync
+from hubstate.cli import demo, diagram, doctor, hub, login, status, sync, trace
 from hubstate.cli.ends import Commands
 
 __all__ = ["app"]
@@ -46,5 +46,9 @@ _START, _RUNS, _HUB, _HERE = "Start here", "Training runs", "The hub", "This ins
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_RUNS)(status.status)
 app.command(rich_help_panel=_RUNS)(sync.sync)
+app.command(rich_help_panel=_RUNS)(trace.trace)
+app.command(rich_help_panel=_HUB)(login.login)
 app.command(rich_help_panel=_HUB)(hub.serve)
 app.add_typer(hub.keys, name="keys", rich_help_panel=_HUB)
+app.command(rich_help_panel=_HERE)(doctor.doctor)
+app.command(rich_help_panel=_HERE)(diagram.diagram)

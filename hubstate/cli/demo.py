@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +34,10 @@ def demo(
     from hubstate.cli.log import configure_log
 
     configure_log()
-    room = extra("demo", lambda: import_module("hubstate.demo"))
-    end(
-        room.run_demo(
+    with extra("demo"):
+        from hubstate.demo import run_demo
+
+        code = run_demo(
             epochs=epochs, hub=hub, data_dir=data_dir, resume=resume, stay=sys.stdout.isatty(), out=sys.stdout
         )
-    )
+    end(code)

@@ -7,20 +7,24 @@ and keeps its traceback.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from hubstate.errors import HubRefused, HubstateError, SessionNotFound, UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
-
 __all__ = ["NOT_DONE", "REFUSED_CREDENTIALS", "USAGE", "Commands", "code_of", "end", "extra"]
 
 NOT_DONE, USAGE, REFUSED_CREDENTIALS = 1, 2, 3
+
+_SERVER = frozenset(
+    {"fastapi", "jinja2", "multipart", "python_multipart", "sqlalchemy", "starlette", "uvicorn"}
+)
+#: What each extra installs, by the names that are imported.
+_EXTRAS = {"server": _SERVER, "demo": _SERVER | {"numpy"}}
 
 
 def code_of(error: HubstateError) -> int:
@@ -52,13 +56,14 @@ class Commands(TyperGroup):
         return result
 
 
-def extra(name: str, load: Callable[[], ModuleType]) -> ModuleType:
-    """The module that `load` imports, which needs the extra `name`. Raises `UsageError` where that is missing."""
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """What the block imports needs the extra `name`. Raises `UsageError` where a part of that is missing."""
     try:
-        return load()
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing == "hubstate":
+        if missing not in _EXTRAS[name]:
             raise
         raise UsageError(
             f"this needs {missing}, which is not installed: pip install 'hubstate[{name}]'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +34,9 @@ def serve(
     from hubstate.cli.screen import say
 
     configure_log()
-    running = extra("server", lambda: import_module("hubstate.server.running"))
-    running.serve(_data_dir(data_dir), host=host, port=port, public_url=public_url, announce=say)
+    with extra("server"):
+        from hubstate.server.running import serve as run
+    run(_data_dir(data_dir), host=host, port=port, public_url=public_url, announce=say)
 
 
 keys = typer.Typer(
@@ -56,7 +56,8 @@ def create(
     """Make a key, and print it: once, alone on stdout."""
     from hubstate.cli.screen import Screen, say
 
-    room = extra("server", lambda: import_module("hubstate.server.keys"))
+    with extra("server"):
+        from hubstate.server import keys as room
     Screen().line(room.create(_data_dir(data_dir), name))
     say(
         f"this is the key {name!r}; it is kept as a hash and cannot be shown again: `hubstate login HUB` takes it"
@@ -68,7 +69,8 @@ def list_keys(*, data_dir: _DataDir = None) -> None:
     """List the keys by name; never the keys themselves."""
     from hubstate.cli.screen import Cell, Screen, clean, local, say, table
 
-    room = extra("server", lambda: import_module("hubstate.server.keys"))
+    with extra("server"):
+        from hubstate.server import keys as room
     known = room.listed(_data_dir(data_dir))
     if not known:
         say("this hub has no key yet: `hubstate keys create NAME` makes one")
@@ -95,7 +97,8 @@ def revoke(
     """End a key at once. What it sent stays."""
     from hubstate.cli.screen import say
 
-    room = extra("server", lambda: import_module("hubstate.server.keys"))
+    with extra("server"):
+        from hubstate.server import keys as room
     room.revoke(_data_dir(data_dir), name)
     say(f"the key {name!r} is revoked")
 

@@ -39,7 +39,7 @@ class News(msgspec.Struct, frozen=True):
     """What an answer told beside the receipt; every reply may carry some.
 
     `stop`: the reason of a wish to stop. Intervals in seconds. `model`: the hub's id of the session. `url`: the
-    page that people open.
+    page that people open. `at`: the hub's own time (whole seconds since 1970), told by `Hub.check` alone.
     """
 
     hub: str | None = None
@@ -49,6 +49,7 @@ class News(msgspec.Struct, frozen=True):
     metrics_interval: float | None = None
     checkpoint_interval: float | None = None
     heartbeat_interval: float | None = None
+    at: float | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True):

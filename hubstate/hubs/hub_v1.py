@@ -43,7 +43,7 @@ from hubstate.hubs.bodies import (
 )
 from hubstate.hubs.multipart import Form
 from hubstate.hubs.news import heard, text
-from hubstate.hubs.verdict import Answer, judge, message_of
+from hubstate.hubs.verdict import Answer, date_of, judge, message_of
 from hubstate.hubs.wire import Wire, user_agent
 from hubstate.states import CheckpointKind
 
@@ -112,7 +112,9 @@ class HubV1:
         """Asks whether the hub is there and takes the key, anew each time."""
         with self._greeting:
             trouble = self._ask(files=False)
-        return Accepted(news=News(hub=self.address)) if trouble is None else trouble
+            at = self._told_at
+        reply = Accepted(news=News(hub=self.address)) if trouble is None else trouble
+        return msgspec.structs.replace(reply, news=msgspec.structs.replace(reply.news, at=at))
 
     def close(self) -> None:
         """Lets go of the connections."""
@@ -153,6 +155,7 @@ class HubV1:
 
     def _ask(self, *, files: bool) -> Delayed | None:
         answer = self._wire.send("/v1/auth", files=files)
+        self._told_at = None if isinstance(answer, Delayed) else date_of(answer)
         if isinstance(answer, Delayed):
             return answer
         news = heard(answer.body, self.address)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from hubstate.hubs.base import Declined, Delayed
 
-__all__ = ["LONGEST_RETRY_AFTER", "Answer", "judge", "message_of", "retry_after"]
+__all__ = ["LONGEST_RETRY_AFTER", "Answer", "date_of", "judge", "message_of", "retry_after"]
 
 #: No hub holds a delivery up for longer than this (seconds).
 LONGEST_RETRY_AFTER = 3_600.0
@@ -136,6 +136,11 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return None if math.isnan(number) else number
+
+
+def date_of(answer: Answer) -> float | None:
+    """The hub's own time when it answered (seconds since 1970, cut to whole ones); None if it does not say."""
+    return _date(answer.headers.get("Date", ""))
 
 
 def _date(text: str) -> float | None:
