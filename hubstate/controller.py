@@ -28,6 +28,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.adopt import adopt
+from hubstate.errors import BrokenTable
 from hubstate.events import (
     Abort,
     Event,
@@ -39,6 +40,7 @@ from hubstate.events import (
     name_of,
 )
 from hubstate.limits import kind_to_keep
+from hubstate.lint import without_builder
 from hubstate.states import CheckpointKind
 
 __all__ = ["decide", "explain"]
@@ -268,3 +270,6 @@ _BUILDERS: dict[type[Action], Callable[[Memory, Any], tuple[AnyAction, ...]]] = 
     RecordUsage: _usage,
     Action: _again,
 }
+
+if _unbuilt := without_builder(machine.TABLE, _BUILDERS):
+    raise BrokenTable("the table of the machine is broken:\n" + "\n".join(_unbuilt))

@@ -4,6 +4,7 @@ HubstateError
 ├── UsageError                  the caller's blame: a wrong argument (also a ValueError)
 │   ├── SettingsError           a setting that cannot be used, and where it was found
 │   └── CheckpointMissing       a checkpoint file that is not there or cannot be read
+├── BrokenTable                 this package's blame: its table of transitions cannot be true
 ├── IllegalEvent                the caller's blame: this event has no place in this state
 ├── SessionNotFound             no session of that name or id
 ├── SessionBusy                 a living process owns the session
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hubstate.states import State
 
 __all__ = [
+    "BrokenTable",
     "CheckpointMissing",
     "HubError",
     "HubRefused",
@@ -56,6 +58,10 @@ class SettingsError(UsageError):
 
 class CheckpointMissing(UsageError):
     """A checkpoint that is not there, or that cannot be read."""
+
+
+class BrokenTable(HubstateError):
+    """The table of the machine holds rows that cannot be true. It is refused before anything is decided by it."""
 
 
 class IllegalEvent(HubstateError):

@@ -74,6 +74,7 @@ from hubstate.events import (
     name_of,
 )
 from hubstate.limits import Guard, checkpoint_due, heartbeat_due, keep_due, metrics_due
+from hubstate.lint import checked
 from hubstate.states import LIVE_STATES, State
 
 __all__ = ["TABLE", "TABLE_DIGEST", "Choice", "Rule", "choose", "fire", "legal_events", "rules_for"]
@@ -230,6 +231,9 @@ class _Model:
     """What `transitions` moves. It has no method of its own: one with a trigger's name would silently win."""
 
     state: State
+
+
+checked(TABLE, _Model)
 
 
 class _RuleTransition(Transition):
