@@ -58,7 +58,7 @@ class Says:
     """One answer. `raw` replaces all of it; `drop`: the connection is closed instead; `mute`: nothing is ever said.
 
     `wait`: answers only when this is set. `drip`: seconds between single bytes. `early`: answers before the body was
-    read, and closes. `stalls_after`: reads no more after so many bytes of the body.
+    read, and reads no more. `stalls_after`: reads no more after so many bytes of the body.
     """
 
     status: int = 200
@@ -211,6 +211,7 @@ class ScriptedHub:
         if early.early:
             self._queued.remove(next(entry for entry in self._queued if entry[1] is early))
             self._say(connection, early)
+            self.closing.wait()
             return False
         if early.stalls_after is not None:
             reader.read(early.stalls_after)
@@ -262,4 +263,4 @@ class ScriptedHub:
                 connection.sendall(data[place : place + 1])
         else:
             connection.sendall(data)
-        return says.raw is None and not says.early
+        return says.raw is None

@@ -205,6 +205,7 @@ def test_every_write_carries_its_idempotency_key_and_who_sends(
             if request.path != "/v1/auth":
                 assert request.headers["idempotency-key"] == parcel.key
     assert {request.headers["user-agent"] for request in hub.requests} == {user_agent()}
+    assert {request.headers["accept-encoding"] for request in hub.requests} == {"identity"}
     assert user_agent().startswith("hubstate/")
 
 
@@ -413,6 +414,13 @@ def test_rows_that_are_not_confirmed_do_not_count(serve: Serve, connect: Connect
     reply = connect(hub.url).deliver(rows(row(1, 0, a=1.0), row(2, 1, a=1.0)))
     assert isinstance(reply, Delayed)
     assert reply.condition == "hub_failing"
+
+
+def test_a_truth_value_is_no_count(serve: Serve, connect: Connect) -> None:
+    """`true` does not confirm one row."""
+    hub = serve()
+    hub.then(SESSION, said({"success": True, "data": {"rows": True}}))
+    assert isinstance(connect(hub.url).deliver(rows(row(1, 0, a=1.0))), Delayed)
 
 
 def strict(text: str) -> Any:

@@ -213,7 +213,7 @@ def test_who_expects_a_longer_answer_can_say_so(serve: Serve, connect: Connect) 
 
 
 def test_an_early_refusal_of_an_upload_is_heard(serve: Serve, connect: Connect, tmp_path: Path) -> None:
-    """A hub that answers before it has read the file is understood, and not taken for a dead one."""
+    """A hub that answers before it has read the file is understood; the next upload gets a connection of its own."""
     big = tmp_path / "big.pt"
     with big.open("wb") as made:
         made.truncate(64_000_000)
@@ -222,7 +222,10 @@ def test_an_early_refusal_of_an_upload_is_heard(serve: Serve, connect: Connect, 
     client = connect(hub.url)
     reply = client.deliver(checkpoint(big, sha256="00" * 32))
     assert reply == Declined("at most 10 MB", 413, news=reply.news)
-    assert isinstance(client.deliver(usage()), Accepted)
+    small = tmp_path / "small.pt"
+    small.write_bytes(b"small")
+    assert isinstance(client.deliver(checkpoint(small)), Accepted)
+    assert hub.connections == 2
 
 
 @pytest.mark.parametrize("script", [own_hub, foreign_hub])
@@ -523,6 +526,7 @@ def test_a_third_thread_waits_its_turn(serve: Serve, connect: Connect) -> None:
     for thread in threads:
         thread.join()
     assert len(heard) == 80
+    assert hub.connections == 1
     assert all(name == reason for name, reason in heard)
 
 
