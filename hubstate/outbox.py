@@ -257,6 +257,10 @@ class Outbox:
             key,
         )
 
+    def settle(self, key: str) -> None:
+        """Removes a delivery of which the session knows what became, where the journal's line about it is damaged."""
+        self._guarded(lambda db: self._settle(db, key))
+
     def remember_digest(self, key: str, sha256: str) -> None:
         """Notes a file's digest, so that a repeat need not read the file twice."""
         self._change("update deliveries set sha256 = ? where key = ?", sha256, key)
@@ -308,10 +312,6 @@ class Outbox:
             return self._prepare()
 
     def _prepare(self) -> sqlite3.Connection:
-        if not self._path.exists():
-            # What is left beside a deleted database belongs to none.
-            for ending in ("-wal", "-shm"):
-                Path(f"{self._path}{ending}").unlink(missing_ok=True)
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5.0)
         try:
             db.row_factory = sqlite3.Row

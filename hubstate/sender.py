@@ -23,6 +23,7 @@ from hubstate.actions import (
     Heartbeat,
     Memory,
     OpenSession,
+    RecordUsage,
     SendCheckpoint,
     SendRows,
 )
@@ -61,7 +62,10 @@ class Teller(Protocol):
 
     @property
     def memory(self) -> Memory: ...
+    @property
+    def unwritten(self) -> int: ...
     def now(self) -> float: ...
+    def flush(self) -> None: ...
     def tell(self, kind: type[Event], /, *fields: object, **named: object) -> Decision: ...
 
 
@@ -106,6 +110,8 @@ class Sender:
 
         Never raises because of a hub. Raises `StorageError` or an SQLite error if this machine fails it.
         """
+        if lane == WORDS:
+            self._door.flush()
         more = self._fold()
         if lane == WORDS:
             self._tick()
@@ -116,7 +122,8 @@ class Sender:
         """Folds one batch of the journal in, and tells whether there may be more.
 
         One batch and no more: a trainer may write faster than this folds, and then nothing would ever leave. A part
-        of a journal is as consistent as the whole, for the rows of a send stand before it.
+        of a journal is as consistent as the whole, for the rows of a send stand before it; what the part does not
+        know to be settled, the memory does (`_is_settled`).
         """
         more = self._outbox.ingest(BATCH) >= BATCH
         if self._outbox.damage != self._told_damage:
@@ -166,6 +173,8 @@ class Sender:
         claim = self._outbox.claim(lane, now)
         if not isinstance(claim, Delivery):
             return self._rest(lane, None if claim is None else claim - now)
+        if self._is_settled(claim) and (rest := self._catch_up(claim)) is not None:
+            return rest
         parcel = self._parcel(claim)
         if isinstance(parcel, str):
             self._door.tell(Refused, key=claim.key, reason=parcel)
@@ -175,8 +184,32 @@ class Sender:
         self._hear(reply.news)
         return self._settle(claim, parcel, reply)
 
+    def _is_settled(self, delivery: Delivery) -> bool:
+        """Whether the session knows already what became of a delivery.
+
+        The outbox is behind the memory while it is being folded, and while the journal cannot be written.
+        """
+        memory = self._door.memory
+        # Nobody remembers a usage; one that arrives twice carries the same key.
+        return not isinstance(delivery.action, RecordUsage) and (
+            all(action.key != delivery.key for action in memory.outstanding)
+            or any(refused.key == delivery.key for refused in memory.refused)
+        )
+
+    def _catch_up(self, delivery: Delivery) -> float | None:
+        """What is settled must not leave again: the outbox catches up first. None: it has, and this may leave."""
+        if self._outbox.ingest(BATCH):
+            return 0.0
+        if self._door.unwritten:
+            return AFTER_FAILURE
+        # Both know all, and differ: the line that settled it is damaged.
+        if any(action.key == delivery.key for action in self._door.memory.outstanding):
+            return None
+        self._outbox.settle(delivery.key)
+        return 0.0
+
     def _rest(self, lane: str, until_due: float | None) -> float:
-        rests = [IDLE]
+        rests = [AFTER_FAILURE if self._door.unwritten else IDLE]
         if until_due is not None:
             rests.append(until_due)
         if lane == WORDS:

@@ -103,6 +103,22 @@ def test_folding_twice_is_folding_once(rig):
     assert (rig.claim(), rig.outbox.count()) == before
 
 
+def test_what_is_left_beside_a_deleted_file_belongs_to_none(rig):
+    """A write-ahead log that outlives its database, as after kill -9, brings nothing old back."""
+    rig.rows(2)
+    rig.fold()
+    left = {ending: Path(f"{rig.file}{ending}").read_bytes() for ending in ("-wal", "-shm")}
+    assert left["-wal"]
+    rig.settle("open")
+    rig.outbox.close()
+    rig.unlink()
+    for ending, content in left.items():
+        Path(f"{rig.file}{ending}").write_bytes(content)
+    rig.open()
+    rig.fold()
+    assert (rig.outbox.count(), rig.outbox.damage) == ((0, 0), "")
+
+
 def test_a_few_lines_at_a_time(rig):
     """Folding can be cut into steps as small as one line, each kept before the next."""
     rig.rows(2)

@@ -208,7 +208,7 @@ def test_without_a_hub_finish_does_not_wait() -> None:
     receipt = session.receipt
     assert (receipt.rows_waiting, receipt.rows_delivered) == (1, 0)
     assert [condition.name for condition in receipt.conditions] == ["no_hub"]
-    assert "1 rows kept here, no hub" in str(receipt)
+    assert "1 row kept here, no hub" in str(receipt)
 
 
 def test_flush_without_a_hub_says_no() -> None:
