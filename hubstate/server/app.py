@@ -245,4 +245,7 @@ def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
     @app.exception_handler(Exception)
     async def accident(request: Request, _error: Exception) -> Response:
         message = "an accident in the hub: its log tells more; try again"
-        return refuse(request, Problem(500, "accident", message))
+        answer = refuse(request, Problem(500, "accident", message))
+        # The web server ends the connection after an accident: the client must not send its next request on it.
+        answer.headers["Connection"] = "close"
+        return answer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 from hub_client import Client, row
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubstate.clock import VirtualClock
@@ -299,6 +299,7 @@ def test_a_login_never_leads_elsewhere(keyed: tuple[RunningHub, str], goal: str)
 values = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**30), 10**30)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 3), st.integers(0, 2**53), st.none() | st.integers(0, 9), values),

@@ -248,6 +248,50 @@ def test_a_row_that_hubstate_would_not_send_is_refused_whole(client: Client, bad
     assert client.metrics() == []
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, (None, "")),
+        (True, (1, "")),
+        (1.5, (1.5, "")),
+        (10**30, (10**30, "")),
+        (10**400, (None, "Infinity")),
+        (-(10**400), (None, "-Infinity")),
+        (float("nan"), (None, "NaN")),
+        ("1", (None, "not a number")),
+        ([], (None, "not a number")),
+    ],
+    ids=str,
+)
+def test_a_value_is_a_finite_number_or_named(value: object, expected: tuple[object, str]) -> None:
+    """Finite numbers stay as they are, what no float can hold is named, what is no number is told."""
+    assert rows_room.number(value) == expected
+
+
+def test_a_number_that_no_float_can_hold_is_told_as_infinite(client: Client) -> None:
+    """A whole number of 400 digits is null and named, as every infinity is."""
+    client.open()
+    assert client.rows([row(0, a=10**400)]).status_code == 200
+    (kept,) = client.metrics()
+    assert (kept["metrics"], kept["nonfinite"]) == ({"a": None}, {"a": "Infinity"})
+
+
+def test_step_rows_do_not_move_the_epoch(client: Client) -> None:
+    """The session's epoch is that of the last whole one; steps and final evaluations tell of life alone."""
+    client.open()
+    client.rows([row(3, a=1) | {"step": 7}, row(4, a=1) | {"final": True}])
+    assert (client.model()["state"], client.model()["epoch"]) == ("training", None)
+    client.rows([row(2, a=1), row(1, a=1)])
+    assert client.model()["epoch"] == 2
+
+
+def test_only_metrics_are_posted_to_a_session(client: Client) -> None:
+    """A post of another type is refused and keeps nothing."""
+    client.open()
+    answer = client.post("/v1/models/S1", {"type": "odd", "metrics": [row(0, a=1)]})
+    assert (answer.status_code, client.metrics()) == (422, [])
+
+
 def test_an_unknown_attempt_filter_is_refused(client: Client) -> None:
     """`attempt` is a number or `all`."""
     client.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -157,6 +158,76 @@ def test_many_writers_lose_nothing(data_dir: Path) -> None:
         assert len(client.metrics(attempt="all")) == 80
         assert [len(r["metrics"]) for r in client.metrics()] == [8] * 10
         client.http.close()
+
+
+def test_a_full_disk_is_told_in_json(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """507 `storage_full` while the disk is full, nothing left over, and the same upload is taken afterwards."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+
+        def full(_fd: int, _data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("hubstate.server.uploads.os.write", full)
+            answer = client.upload(b"x" * 3_000_000, key="u")
+        assert (answer.status_code, answer.json()["error"]) == (507, "storage_full")
+        assert list((data_dir / "incoming").iterdir()) == []
+        assert client.upload(b"x" * 3_000_000, key="u").status_code == 200
+        client.http.close()
+
+
+def test_a_folder_that_vanished_is_told_in_json(data_dir: Path) -> None:
+    """503 `storage_failing` where the hub's folder takes no file, with the reason."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+        (data_dir / "incoming").rmdir()
+        answer = client.upload(b"x")
+        assert (answer.status_code, answer.json()["error"]) == (503, "storage_failing")
+        assert "No such file" in answer.json()["message"]
+        client.http.close()
+
+
+def test_an_accident_is_answered_in_json(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of the hub itself is 500 in JSON without its insides, and the hub goes on."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+
+        def broken(*_arguments: object) -> None:
+            raise ZeroDivisionError("insides")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("hubstate.server.models.list_models", broken)
+            answer = client.get("/v1/models")
+        assert (answer.status_code, answer.json()["error"]) == (500, "accident")
+        assert "insides" not in answer.text
+        assert client.get("/v1/models").status_code == 200
+        client.http.close()
+
+
+def test_many_may_open_a_new_folder_at_once(data_dir: Path) -> None:
+    """A hub that starts while keys are made: all find the same database and the same secret."""
+    barrier = threading.Barrier(8)
+    found: list[bytes | Exception] = []
+
+    def open_it() -> None:
+        barrier.wait()
+        try:
+            store = Store(data_dir)
+        except StorageError as error:
+            found.append(error)
+            return
+        found.append(store.secret)
+        store.close()
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [(data_dir / "secret").read_bytes()] * 8
 
 
 SERVE = """

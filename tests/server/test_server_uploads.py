@@ -370,6 +370,7 @@ def test_what_a_hub_left_half_done_is_swept_when_it_starts(data_dir: Path) -> No
         assert [path.read_bytes() for path in stored_files(data_dir)] == [b"kept"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.data())
 def test_the_receiver_takes_a_body_in_any_pieces(
     tmp_path_factory: Any, content: bytes, data: st.DataObject
@@ -397,6 +398,7 @@ def test_the_receiver_takes_a_body_in_any_pieces(
     assert list(folder.iterdir()) == []
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.booleans())
 def test_no_body_breaks_the_receiver(tmp_path_factory: Any, body: bytes, begun: bool) -> None:
     """Whatever the bytes are, the receiver takes them or says why not, and abandoning it leaves nothing."""
