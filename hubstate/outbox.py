@@ -27,6 +27,7 @@ from hubstate.actions import (
     AnyAction,
     CloseSession,
     EndSession,
+    Memory,
     OpenSession,
     RecordUsage,
     Row,
@@ -191,16 +192,7 @@ class Outbox:
                 db.execute("delete from deliveries")
                 db.execute("delete from rows")
         for action in step.actions:
-            lane, kind = _LANES.get(type(action), ("", ""))
-            if not lane:
-                continue
-            if isinstance(action, SendCheckpoint) and action.closing:
-                kind = "last_file"
-            what = (action.key, lane, kind, _ENCODER.encode(action))
-            db.execute(
-                "insert or ignore into deliveries (key, lane, kind, action, sum) values (?, ?, ?, ?, ?)",
-                (*what, _sum(*what)),
-            )
+            _put(db, action)
 
     def _settle(self, db: sqlite3.Connection, key: str) -> None:
         row = db.execute("select * from deliveries where key = ?", (key,)).fetchone()
@@ -257,9 +249,32 @@ class Outbox:
             key,
         )
 
-    def settle(self, key: str) -> None:
-        """Removes a delivery of which the session knows what became, where the journal's line about it is damaged."""
-        self._guarded(lambda db: self._settle(db, key))
+    def reconcile(self, memory: Memory) -> None:
+        """Makes the deliveries those that the session knows of, in its order.
+
+        They differ only where a line of the journal is damaged that asked for something, or settled it. All that
+        `memory` knows must have been folded in before.
+        """
+        self._guarded(lambda db: self._reconcile(db, memory))
+
+    def _reconcile(self, db: sqlite3.Connection, memory: Memory) -> None:
+        known = [
+            row[0] for row in db.execute("select key from deliveries where kind != 'usage' order by position")
+        ]
+        wanted = [action.key for action in memory.outstanding]
+        for key in known:
+            if key not in wanted:
+                self._settle(db, key)
+        if any(key not in known for key in wanted):
+            # What is missing in the middle has its place in the middle: all of them are put down anew.
+            db.executemany("delete from deliveries where key = ?", [(key,) for key in wanted])
+            for action in memory.outstanding:
+                _put(db, action)
+        for refused in memory.refused:
+            db.execute(
+                "update deliveries set refused = 1, trouble = ? where key = ? and refused = 0",
+                (refused.reason, refused.key),
+            )
 
     def remember_digest(self, key: str, sha256: str) -> None:
         """Notes a file's digest, so that a repeat need not read the file twice."""
@@ -345,6 +360,20 @@ class Outbox:
 
 #: No delivery waits longer than this for its next try, whatever a hub asks for (seconds).
 LONGEST_WAIT = 3_600.0
+
+
+def _put(db: sqlite3.Connection, action: Action) -> None:
+    """Puts a delivery at the end, if it is one, and if it is not there already."""
+    lane, kind = _LANES.get(type(action), ("", ""))
+    if not lane:
+        return
+    if isinstance(action, SendCheckpoint) and action.closing:
+        kind = "last_file"
+    what = (action.key, lane, kind, _ENCODER.encode(action))
+    db.execute(
+        "insert or ignore into deliveries (key, lane, kind, action, sum) values (?, ?, ?, ?, ?)",
+        (*what, _sum(*what)),
+    )
 
 
 def _claim(db: sqlite3.Connection, lane: str) -> Delivery | None:

@@ -92,6 +92,7 @@ class Sender:
         self._troubles: dict[str, str] = {}
         self._settled = 0
         self._told_damage = ""
+        self._reconciled = False
         #: The time before which the hub wants no sign of life (s since 1970).
         self._no_beat_before = 0.0
 
@@ -112,7 +113,11 @@ class Sender:
         """
         if lane == WORDS:
             self._door.flush()
+        memory, unwritten = self._door.memory, self._door.unwritten
         more = self._fold()
+        if not (self._reconciled or more or unwritten):
+            self._outbox.reconcile(memory)
+            self._reconciled = True
         if lane == WORDS:
             self._tick()
         rest = self._send_next(lane)
@@ -128,6 +133,7 @@ class Sender:
         more = self._outbox.ingest(BATCH) >= BATCH
         if self._outbox.damage != self._told_damage:
             self._told_damage = self._outbox.damage
+            self._reconciled = False
             log("hubstate.sender").warning("hubstate.outbox_renewed", reason=self._told_damage)
         return more
 
@@ -173,8 +179,8 @@ class Sender:
         claim = self._outbox.claim(lane, now)
         if not isinstance(claim, Delivery):
             return self._rest(lane, None if claim is None else claim - now)
-        if self._is_settled(claim) and (rest := self._catch_up(claim)) is not None:
-            return rest
+        if self._is_settled(claim):
+            return self._catch_up()
         parcel = self._parcel(claim)
         if isinstance(parcel, str):
             self._door.tell(Refused, key=claim.key, reason=parcel)
@@ -196,16 +202,13 @@ class Sender:
             or any(refused.key == delivery.key for refused in memory.refused)
         )
 
-    def _catch_up(self, delivery: Delivery) -> float | None:
-        """What is settled must not leave again: the outbox catches up first. None: it has, and this may leave."""
+    def _catch_up(self) -> float:
+        """What is settled must not leave again: the outbox catches up first. Returns when to look again (seconds)."""
         if self._outbox.ingest(BATCH):
             return 0.0
         if self._door.unwritten:
             return AFTER_FAILURE
-        # Both know all, and differ: the line that settled it is damaged.
-        if any(action.key == delivery.key for action in self._door.memory.outstanding):
-            return None
-        self._outbox.settle(delivery.key)
+        self._reconciled = False  # both know all there is, and differ: a line is damaged
         return 0.0
 
     def _rest(self, lane: str, until_due: float | None) -> float:
@@ -390,16 +393,16 @@ class SenderThreads:
                 thread = threading.Thread(
                     target=self._live, args=(lane,), name=f"hubstate-{lane}", daemon=True
                 )
+                self._threads[lane] = thread
+                self._running += 1
                 try:
                     thread.start()
                 except RuntimeError as error:
                     # No thread can be had just now (a limit of the system, or the interpreter ends): whoever trains
                     # must not hear of it. The next poke tries again, and what is kept is delivered later.
+                    del self._threads[lane]
+                    self._running -= 1
                     self._failures[lane] = f"no thread can be started: {error}"
-                    return
-                self._threads[lane] = thread
-                self._running += 1
-                self._failures.pop(lane, None)
 
     def _built(self) -> Stepper:
         with self._building:

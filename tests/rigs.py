@@ -66,6 +66,11 @@ class Rig:
         action = next(a for a in self.door.memory.outstanding if a.key.split("/")[2] == what)
         self.door.tell(kind, key=action.key, **fields)
 
+    def drain_rows(self) -> None:
+        """Steps until nothing that was asked for is out."""
+        while self.door.memory.outstanding:
+            self.clock.advance(self.sender.step(WORDS))
+
     def drain(self) -> None:
         for _ in range(200):
             rests = [self.sender.step(lane) for lane in (WORDS, FILES)]

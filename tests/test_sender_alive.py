@@ -1,0 +1,448 @@
+"""Signs of life, news from the hub, a journal that fails, and the two threads that step a sender."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fakes import OFFLINE
+from rigs import Rig
+from test_sender import asked, due_rows, told
+
+from hubstate import events as ev
+from hubstate import journal, outbox
+from hubstate import sender as room
+from hubstate.clock import SystemClock
+from hubstate.hubs.base import Accepted, Declined, Delayed, News
+from hubstate.outbox import FILES, WORDS
+from hubstate.sender import AFTER_FAILURE, Sender, SenderThreads
+from hubstate.states import Outcome, State
+
+
+@pytest.fixture
+def rig(tmp_path):
+    made = Rig(tmp_path / "S")
+    yield made
+    made.sender.close()
+
+
+@pytest.fixture
+def opened(rig):
+    """A session that the hub knows."""
+    rig.sender.step(WORDS)
+    rig.hub.requests.clear()
+    return rig
+
+
+def beats(rig: Rig, seconds: float, every: float = 1.0) -> int:
+    """How many signs of life leave in a time, with a step every so often."""
+    rig.hub.requests.clear()
+    for _ in range(int(seconds / every)):
+        rig.clock.advance(every)
+        rig.sender.step(WORDS)
+    return sum("heartbeat" in key for key in rig.hub.asked)
+
+
+# -- signs of life ---------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_leaves_once_an_interval_while_somebody_trains(opened):
+    """In the live states one per interval, however often the sender is stepped; after the end none at all."""
+    assert beats(opened, 1500.0) == 5
+    opened.door.tell(ev.TrainEnd)
+    opened.hub.always = OFFLINE
+    assert opened.door.memory.state is State.FINALIZING
+    assert beats(opened, 900.0, 10.0) == 3
+    opened.hub.always = None
+    opened.drain()
+    assert opened.door.memory.state is State.DONE
+    assert beats(opened, 900.0, 10.0) == 0
+
+
+def test_no_heartbeat_after_an_abort(opened):
+    """A session that failed is not alive, while what was recorded still leaves."""
+    opened.door.tell(ev.Abort, outcome=Outcome.FAILED, reason="out of memory")
+    assert beats(opened, 900.0, 10.0) == 0
+    assert opened.door.memory.outstanding == ()
+
+
+def test_no_heartbeat_where_nobody_trains(opened):
+    """Who only delivers what a dead process left says nothing about its being alive."""
+    opened.sender._alive = False
+    assert beats(opened, 900.0, 10.0) == 0
+    opened.rows(1)
+    assert opened.sender.step(WORDS) == 0.0
+    assert asked(opened)[-1] == "rows/1-1#1-1"
+
+
+def test_no_heartbeat_before_the_hub_knows_the_session(rig):
+    """Until the opening arrived nobody could know whose sign of life it is."""
+    rig.hub.always = OFFLINE
+    assert beats(rig, 30.0) == 0
+    assert "open" in asked(rig)
+
+
+def test_a_heartbeat_is_written_nowhere(opened):
+    """It leaves once if it can and is otherwise forgotten: neither it nor its answer costs a line."""
+    for reply in (None, OFFLINE, Declined("no", 400)):
+        opened.hub.always = reply
+        lines = opened.door.written()
+        assert beats(opened, 300.0, 10.0) == 1
+        assert opened.door.written() == lines
+        assert not opened.door.memory.heartbeat_out
+
+
+def test_retry_after_holds_for_heartbeats_too(opened):
+    """No sign of life leaves before the time that the hub named, whatever the interval is."""
+    opened.hub.news = News(heartbeat_interval=5.0)
+    due_rows(opened)
+    opened.sender.step(WORDS)
+    opened.hub.always = Delayed("rate_limited", "429", 429, retry_after=60.0)
+    assert beats(opened, 301.0) == 5
+    opened.hub.always = None
+    assert opened.sender._no_beat_before > opened.door.now()
+    rest = opened.sender.step(WORDS)
+    assert rest == opened.sender._no_beat_before - opened.door.now()
+    opened.clock.advance(rest)
+    opened.hub.requests.clear()
+    opened.sender.step(WORDS)
+    assert asked(opened) == ["heartbeat"]
+
+
+# -- news ------------------------------------------------------------------------------------------------
+
+
+def test_what_an_answer_tells_is_told_once(opened):
+    """Address, model, page and intervals are remembered; an answer that says the same again costs no line."""
+    opened.hub.news = News("http://hub.test", "M", "http://hub.test/M", None, 10.0, 60.0, 1.0)
+    for _ in range(5):
+        opened.clock.advance(20.0)
+        opened.rows(1)
+        opened.sender.step(WORDS)
+    memory = opened.door.memory
+    assert (memory.hub, memory.model, memory.url) == ("http://hub.test", "M", "http://hub.test/M")
+    intervals = (memory.metrics_interval, memory.checkpoint_interval, memory.heartbeat_interval)
+    assert intervals == (10.0, 60.0, 5.0)
+    assert len(told(opened, ev.Answered)) == 2
+
+
+def test_a_session_stays_with_its_first_hub(opened):
+    """A redirect to another hub does not change to whom the session belongs."""
+    opened.hub.news = News(hub="http://other.test")
+    due_rows(opened)
+    opened.sender.step(WORDS)
+    assert opened.door.memory.hub == "http://hub.test"
+
+
+@pytest.mark.parametrize("news_in", [Accepted, Declined, Delayed])
+def test_a_wish_to_stop_is_heard_in_any_answer(opened, news_in):
+    """Whatever the answer to whatever request, a wish to stop reaches the session, once."""
+    wish = News(stop="pressed on the page")
+    reply = {
+        Accepted: Accepted(rows=1, news=wish),
+        Declined: Declined("no", 400, wish),
+        Delayed: Delayed("hub_failing", "503", 503, news=wish),
+    }[news_in]
+    opened.hub.always = reply
+    for _ in range(3):
+        opened.clock.advance(300.0)
+        opened.rows(1)
+        opened.sender.step(WORDS)
+    assert opened.door.memory.stop == "pressed on the page"
+    assert len(told(opened, ev.StopRequested)) == 1
+
+
+# -- this machine fails ----------------------------------------------------------------------------------
+
+
+def test_what_was_acknowledged_is_not_sent_again_while_the_journal_fails(opened, monkeypatch):
+    """The session knows what the hub holds, even where it cannot be written down: no repeat, no hurry, and it recovers."""
+    due_rows(opened)
+    opened.fold()
+    write, full = journal._write_whole, True
+
+    def some(fd, line):
+        if full:
+            raise OSError(28, "No space left on device")
+        write(fd, line)
+
+    monkeypatch.setattr(journal, "_write_whole", some)
+    opened.sender.step(WORDS)
+    assert asked(opened) == ["rows/1-1#1-1"]
+    for _ in range(5):
+        assert opened.sender.step(WORDS) == AFTER_FAILURE
+        assert opened.sender.step(FILES) <= 60.0
+    assert asked(opened) == []
+    assert opened.door.unwritten > 0
+    full = False
+    opened.sender.step(WORDS)
+    assert (opened.door.unwritten, opened.outbox.count()) == (0, (0, 0))
+
+
+def test_what_waits_in_memory_is_written_without_another_word(opened, monkeypatch):
+    """At the end of training nobody speaks any more: the sender itself tries the journal again, every few seconds."""
+    write, full = journal._write_whole, True
+
+    def some(fd, line):
+        if full:
+            raise OSError(28, "No space left on device")
+        write(fd, line)
+
+    monkeypatch.setattr(journal, "_write_whole", some)
+    opened.rows(2)
+    opened.door.tell(ev.TrainEnd)
+    assert opened.sender.step(WORDS) == AFTER_FAILURE
+    assert asked(opened) == []
+    full = False
+    opened.drain()
+    assert (opened.door.memory.state, opened.hub.rows) == (State.DONE, [1, 2])
+
+
+def test_a_delivery_of_which_only_the_outbox_knows_holds_nothing_up(opened):
+    """Where the line that settled something is damaged, the session's memory is right, and what is behind it leaves."""
+    key = due_rows(opened)
+    opened.fold()
+    memory = opened.door.memory
+    opened.sender.step(WORDS)
+    with opened.outbox._lock:
+        opened.outbox._db.execute("delete from deliveries")
+    due_rows(opened)
+    opened.fold()
+    with opened.outbox._lock:
+        action = outbox._ENCODER.encode(memory.outstanding[0])
+        total = outbox._sum(key, WORDS, "rows", action)
+        opened.outbox._db.execute(
+            "insert into deliveries (position, key, lane, kind, action, sum) values (0, ?, 'words', 'rows', ?, ?)",
+            (key, action, total),
+        )
+    asked(opened)
+    assert opened.sender.step(WORDS) == 0.0
+    assert asked(opened) == []
+    opened.sender.step(WORDS)
+    assert asked(opened) == ["rows/2-2#2-2"]
+    assert opened.outbox.count() == (0, 0)
+
+
+def test_a_refusal_of_which_the_outbox_does_not_know_stays_one(opened):
+    """Where the line of a refusal is damaged, the delivery is not sent again by itself, and can be retried."""
+    key = due_rows(opened)
+    opened.hub.script(key, Declined("too large", 413))
+    opened.sender.step(WORDS)
+    with opened.outbox._lock:
+        opened.outbox._db.execute("update deliveries set refused = 0")
+    for _ in range(3):
+        opened.sender.step(WORDS)
+    assert (opened.hub.rows, opened.outbox.count()) == ([], (0, 1))
+    opened.door.tell(ev.RetryRefused)
+    opened.sender.step(WORDS)
+    assert (opened.hub.rows, opened.door.memory.refused) == ([1], ())
+
+
+def test_a_renewed_outbox_is_logged_once(opened, capsys):
+    """That the outbox was damaged is for the log; what is sent and in which order does not change by it."""
+    due_rows(opened)
+    opened.outbox.close()
+    opened.file.write_bytes(b"no database at all" * 500)
+    opened.open()
+    opened.sender.step(WORDS)
+    opened.sender.step(WORDS)
+    assert capsys.readouterr().err.count("hubstate.outbox_renewed") == 1
+    assert opened.hub.rows == [1]
+
+
+# -- threads ---------------------------------------------------------------------------------------------
+
+
+class Stepper:
+    """Says when it was stepped, by which lane, and rests for good."""
+
+    def __init__(self) -> None:
+        self.stepped = {WORDS: threading.Semaphore(0), FILES: threading.Semaphore(0)}
+        self.threads: set[str] = set()
+        self.failing: Exception | None = None
+        self.hold: threading.Event | None = None
+        self.closed = threading.Semaphore(0)
+
+    def step(self, lane: str) -> float:
+        self.threads.add(threading.current_thread().name)
+        self.stepped[lane].release()
+        if self.hold is not None:
+            self.hold.wait()
+        if self.failing is not None:
+            raise self.failing
+        return 3600.0
+
+    def close(self) -> None:
+        self.closed.release()
+
+
+@pytest.fixture
+def stepper():
+    return Stepper()
+
+
+@pytest.fixture
+def threads(stepper):
+    made = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
+    yield made
+    assert made.stop(60.0)
+
+
+def test_two_threads_at_most(threads, stepper):
+    """However often it is poked, one thread steps words and one files, and neither keeps the process alive."""
+    before = threading.active_count()
+    for _ in range(20):
+        threads.poke(files=True)
+    for lane in (WORDS, FILES):
+        stepper.stepped[lane].acquire()
+    assert threading.active_count() - before <= 2
+    assert stepper.threads == {"hubstate-words", "hubstate-files"}
+    assert all(thread.daemon for thread in threads._threads.values())
+
+
+def test_files_need_no_thread_before_there_is_one(threads, stepper):
+    """A session without checkpoints has one thread; none at all before anything was said."""
+    assert threads._threads == {}
+    threads.poke()
+    stepper.stepped[WORDS].acquire()
+    assert list(threads._threads) == [WORDS]
+
+
+def test_a_poke_cuts_a_rest_short(threads, stepper):
+    """What was just written is looked at now and not after the rest that was due."""
+    for _ in range(3):
+        threads.poke(files=True)
+        stepper.stepped[WORDS].acquire()
+        stepper.stepped[FILES].acquire()
+
+
+def test_stopping_returns_and_closes_what_was_stepped(stepper):
+    """After a stop both threads are gone and the stepper is closed; a later poke wakes nobody."""
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
+    threads.poke(files=True)
+    stepper.stepped[WORDS].acquire()
+    stepper.stepped[FILES].acquire()
+    assert threads.stop(60.0) is True
+    assert stepper.closed.acquire(blocking=False)
+    threads.poke(files=True)
+    assert not any(thread.is_alive() for thread in threads._threads.values())
+
+
+def test_stopping_waits_no_longer_than_it_was_told(stepper):
+    """A parcel that is under way is not waited for beyond the time; its thread closes the stepper when it is through."""
+    stepper.hold = threading.Event()
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
+    threads.poke()
+    stepper.stepped[WORDS].acquire()
+    assert threads.stop(0.0) is False
+    assert not stepper.closed.acquire(blocking=False)
+    stepper.hold.set()
+    assert threads.stop(60.0) is True
+    assert stepper.closed.acquire(blocking=False)
+
+
+def test_stopping_before_anything_began(stepper):
+    """A session that said nothing has nothing to stop."""
+    assert SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None).stop(0.0) is True
+
+
+def test_a_thread_may_stop_its_own(stepper):
+    """Who is stepped may end the threads without waiting for itself."""
+    found = []
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: found.append(threads.stop(60.0)))
+    threads.poke()
+    threads._threads[WORDS].join()
+    assert found == [False]
+    assert threads.stop(60.0)
+
+
+def test_a_failure_of_this_machine_is_shown_and_tried_again(stepper, monkeypatch, capsys):
+    """Whatever a step raises, the thread lives on, says why it could do nothing, and forgets that once it can."""
+    monkeypatch.setattr(room, "AFTER_FAILURE", 3600.0)
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
+    stepper.failing = OSError("database or disk is full")
+    rested = threading.Semaphore(0)
+    wait = SystemClock().wait
+    threads._clock = type(
+        "Clock", (SystemClock,), {"wait": lambda _, signal, s: rested.release() or wait(signal, s)}
+    )()
+    threads.poke()
+    rested.acquire()
+    assert threads.failure == "OSError: database or disk is full"
+    assert "hubstate.sender_failed" in capsys.readouterr().err
+    stepper.failing = None
+    while threads.failure:
+        threads.poke()
+        rested.acquire()
+    assert threads.stop(60.0)
+
+
+def test_a_failure_while_stopping_is_nobodys(stepper):
+    """What fails because the session was let go of is no trouble that anybody could mend."""
+    stepper.hold = threading.Event()
+    stepper.failing = OSError("closed")
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
+    threads.poke()
+    stepper.stepped[WORDS].acquire()
+    threads.stop(0.0)
+    stepper.hold.set()
+    assert threads.stop(60.0)
+    assert threads.failure == ""
+
+
+def test_whoever_pokes_hears_nothing_of_a_missing_thread(threads, stepper, monkeypatch):
+    """Where the system gives no thread, training goes on; the next poke tries again."""
+    start = threading.Thread.start
+
+    def cannot(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        threads.poke(files=True)
+        assert threads.failure == "no thread can be started: can't start new thread"
+    assert threading.Thread.start is start
+    threads.poke(files=True)
+    stepper.stepped[WORDS].acquire()
+    stepper.stepped[FILES].acquire()
+    assert threads.stop(60.0)
+    assert threads.failure == ""
+
+
+def test_building_waits_for_nobody_and_nobody_for_it(stepper):
+    """While the first thread still opens files and connections, whoever trains pokes on without a wait."""
+    building, go = threading.Event(), threading.Event()
+
+    def make() -> Stepper:
+        building.set()
+        go.wait()
+        return stepper
+
+    threads = SenderThreads(make, SystemClock(), sync=lambda: None)
+    threads.poke()
+    building.wait()
+    threads.poke(files=True)
+    assert sorted(threads._threads) == [FILES, WORDS]
+    go.set()
+    stepper.stepped[FILES].acquire()
+    assert threads.stop(60.0)
+
+
+def test_whoever_waits_sees_that_something_moves(opened):
+    """Each delivery that is settled, and each byte that the hub moved, counts; a try in vain does not."""
+    moved = opened.sender.moved
+    opened.hub.script(due_rows(opened), OFFLINE)
+    opened.sender.step(WORDS)
+    assert opened.sender.moved == moved
+    opened.drain_rows()
+    assert opened.sender.moved == moved + 1
+
+
+def test_closing_a_sender_closes_what_it_uses(tmp_path):
+    """Outbox and connections are let go of together."""
+    rig = Rig(tmp_path / "S")
+    assert isinstance(rig.sender, Sender)
+    rig.sender.close()
+    assert rig.hub.closed
+    with pytest.raises(Exception, match="closed database"):
+        rig.outbox.count()
