@@ -120,7 +120,22 @@ def begin(
         return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or _print)
     listener = _Later()
     opened = open_session(wish.name, wish.resume, found, clock, chance, listener)
-    return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say or _print, listener)
+    say = say or _print
+    found = _with_its_own_hub(opened.door.memory, found, say)
+    return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say, listener)
+
+
+def _with_its_own_hub(
+    memory: Memory, found: settings.Settings, say: Callable[[str], None]
+) -> settings.Settings:
+    """A session belongs to the first hub that acknowledged it, whatever is set now; that hub gets its own key."""
+    if found.mode != "on" or memory.hub in (None, found.hub):
+        return found
+    say(
+        f"{memory.name} belongs to {memory.hub} and is delivered there, not to {found.hub or 'no hub at all'}"
+    )
+    own = settings.for_hub(memory.hub, found)
+    return dataclasses.replace(found, hub=own.hub, api_key=own.api_key)
 
 
 def _open_hub(address: str, api_key: str | None) -> Hub:

@@ -181,6 +181,35 @@ def test_a_hub_that_comes_back_while_training_gets_everything(tmp_path: Path) ->
         assert_all_arrived(well.url, session.id)
 
 
+def test_a_session_goes_on_to_the_hub_that_it_belongs_to(tmp_path: Path) -> None:
+    """Another hub that is set when it is resumed gets nothing of it, and no key that is meant for another one."""
+    with running(tmp_path / "first") as first, running(tmp_path / "other") as other:
+        found = settings.resolve(hub=first.url, directory=tmp_path / "sessions")
+        begun = begin(Wish("digits", epochs=EPOCHS, limits=EAGER), found)
+        begun.log({"loss": 1.0}, epoch=0)
+        assert begun.flush(10)
+        begun.close()
+        keys: list[str | None] = []
+
+        def watched(address: str, api_key: str | None) -> Hub:
+            keys.append(api_key)
+            return open_hub(address, None)
+
+        said: list[str] = []
+        moved = settings.resolve(
+            hub=other.url, api_key="a key for the other", directory=tmp_path / "sessions"
+        )
+        wish = Wish("digits", epochs=EPOCHS, limits=EAGER, resume=True)
+        again = begin(wish, moved, open_hub=watched, say=said.append)
+        train(again)
+        again.finish()
+        assert_all_arrived(first.url, again.id)
+        assert requests.get(f"{other.url}/v1/models/{again.id}", timeout=10).status_code == 404
+        assert keys == [None]
+        assert first.url in said[0]
+        assert other.url in said[0]
+
+
 def test_what_older_sessions_hold_leaves_beside_a_later_one(tmp_path: Path) -> None:
     """A later session delivers its own first, and then what older ones of its directory still hold."""
     older = open_session(f"http://127.0.0.1:{refused_port()}", tmp_path / "sessions")
