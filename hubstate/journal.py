@@ -153,9 +153,8 @@ _STEPS: msgspec.json.Decoder[Step] = msgspec.json.Decoder(Step)
 _HEADS: msgspec.json.Decoder[Head] = msgspec.json.Decoder(Head)
 _FORMATS: msgspec.json.Decoder[_Format] = msgspec.json.Decoder(_Format)
 _CHECK_DIGITS = 16
-_BEFORE_CHAIN, _BEFORE_CHECK = b',"p":"', b'","h":"'
-#: How many bytes the two fields take at the end of a line, and of the first of them until its digits begin.
-_TAIL = len(_BEFORE_CHAIN) + len(_BEFORE_CHECK) + 2 * _CHECK_DIGITS + len(b'"}')
+#: How many bytes the two fields take at the end of a line, its newline left out, and where the digits of `p` begin.
+_TAIL, _CHAIN_AT = len(b',"p":"","h":""}') + 2 * _CHECK_DIGITS, len(b',"p":"')
 #: What stands for "the check before" in the first line of all.
 _NO_CHECK = "0" * _CHECK_DIGITS
 
@@ -175,12 +174,9 @@ def _write_whole(fd: int, line: bytes) -> None:
         raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were taken; the disk is full")
 
 
-class _Line(NamedTuple):
-    """A line that is being written: the step's number, the file's size and the check once it is there."""
-
-    n: int
-    size: int
-    check: str
+#: A line that is being written: the step's number, and the file's size and the check once it is there. (A plain tuple:
+#: it is made for every row, on the thread that trains.)
+_Line = tuple[int, int, str]
 
 
 class Journal:
@@ -233,7 +229,7 @@ class Journal:
         text = _ENCODER.encode(step)
         check = _check(self._check, text)
         line = _sealed(text, self._check, check)
-        self._unsure = _Line(step.n, self._size + len(line), check)
+        self._unsure = (step.n, self._size + len(line), check)
         try:
             _write_whole(self._fd, line)
         except OSError as error:
@@ -256,7 +252,7 @@ class Journal:
         if self._unsure is None:
             return
         # One write is taken whole or cut short, so the length tells. A whole line counts: a reader may have seen it.
-        if os.fstat(self._fd).st_size == self._unsure.size:
+        if os.fstat(self._fd).st_size == self._unsure[1]:
             self._n, self._size, self._check = self._unsure
             self._unsure = None
         else:
@@ -356,7 +352,7 @@ class Journal:
 
 def _sealed(text: bytes, before: str, check: str) -> bytes:
     """The line: the text of an object, with its chain and its check as the last fields."""
-    return b"".join((text[:-1], _BEFORE_CHAIN, before.encode(), _BEFORE_CHECK, check.encode(), b'"}\n'))
+    return b'%b,"p":"%b","h":"%b"}\n' % (text[:-1], before.encode(), check.encode())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -519,7 +515,7 @@ def _judge(line: bytes, name: str, *, first: bool) -> tuple[Head | Step | str, s
     if not line.endswith(b"\n"):
         return "half a line; the segment ends at the line before it", "", ""
     text, tail = line[: -_TAIL - 1] + b"}", line[-_TAIL - 1 : -1]
-    chain = tail[len(_BEFORE_CHAIN) :][:_CHECK_DIGITS].decode("ascii", "replace")
+    chain = tail[_CHAIN_AT:][:_CHECK_DIGITS].decode("ascii", "replace")
     check = tail[-_CHECK_DIGITS - 2 : -2].decode("ascii", "replace")
     if _sealed(text, chain, check) != line:
         return "the line is torn or is no journal line", "", ""

@@ -143,8 +143,8 @@ class Sender:
         """Asks whether time made something due; a heartbeat that is due leaves at once, and once."""
         if self._beats():
             for action in self._door.tell(HeartbeatTick).actions:
-                if isinstance(action, Heartbeat):
-                    self._beat(action)
+                assert isinstance(action, Heartbeat), "the table asks for nothing else"
+                self._beat(action)
         if self._door.tell(Tick).actions:
             self._fold()
 

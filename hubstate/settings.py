@@ -117,7 +117,7 @@ def for_hub(address: str, found: Settings, *, environment: Mapping[str, str] | N
     A key in the environment belongs to the hub that is set beside it; another hub is not shown it.
     """
     env = dict(os.environ if environment is None else environment)
-    if found.hub not in (None, address):
+    if found.hub not in (None, address.rstrip("/")):
         env.pop("HUBSTATE_API_KEY", None)
     return resolve(hub=address, environment=env)
 

@@ -78,6 +78,17 @@ def test_each_row_is_counted_once(sayings):
             assert (told.waiting, told.refused, told.rows_refused) == (0, 0, 0)
 
 
+def test_rows_that_were_given_up_stay_so():
+    """A later attempt of the session does not wait for what an earlier one gave up."""
+    clock = VirtualClock()
+    door = Door(None, Memory(), clock, lambda before, decision: None)
+    say(door, clock, [("row", 0.25, 0), ("row", 0.25, 0), ("abort", 0.25, 0), ("give_up", 0.25, 0)])
+    later = Door(None, msgspec.structs.replace(door.memory, state=State.IDLE), clock, door._listener)
+    say(later, clock, [("row", 0.25, 0)])
+    told = receipt_of(later.memory)
+    assert (told.rows, told.rows_given_up, told.rows_waiting) == (3, 2, 1)
+
+
 def test_what_waits_is_rows_files_and_words():
     """`waiting` counts all that still has to be acknowledged, the closing included; `has nothing waiting` means done."""
     told = receipt_of(memory())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from fakes import OFFLINE
 from rigs import Rig
@@ -11,11 +9,9 @@ from test_sender import asked, due_rows, told
 
 from hubstate import events as ev
 from hubstate import journal, outbox
-from hubstate import sender as room
-from hubstate.clock import SystemClock
 from hubstate.hubs.base import Accepted, Declined, Delayed, News
 from hubstate.outbox import FILES, WORDS
-from hubstate.sender import AFTER_FAILURE, Sender, SenderThreads
+from hubstate.sender import AFTER_FAILURE, Sender
 from hubstate.states import Outcome, State
 
 
@@ -250,182 +246,7 @@ def test_a_renewed_outbox_is_logged_once(opened, capsys):
     assert opened.hub.rows == [1]
 
 
-# -- threads ---------------------------------------------------------------------------------------------
-
-
-class Stepper:
-    """Says when it was stepped, by which lane, and rests for good."""
-
-    def __init__(self) -> None:
-        self.stepped = {WORDS: threading.Semaphore(0), FILES: threading.Semaphore(0)}
-        self.threads: set[str] = set()
-        self.failing: Exception | None = None
-        self.hold: threading.Event | None = None
-        self.closed = threading.Semaphore(0)
-
-    def step(self, lane: str) -> float:
-        self.threads.add(threading.current_thread().name)
-        self.stepped[lane].release()
-        if self.hold is not None:
-            self.hold.wait()
-        if self.failing is not None:
-            raise self.failing
-        return 3600.0
-
-    def close(self) -> None:
-        self.closed.release()
-
-
-@pytest.fixture
-def stepper():
-    return Stepper()
-
-
-@pytest.fixture
-def threads(stepper):
-    made = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
-    yield made
-    assert made.stop(60.0)
-
-
-def test_two_threads_at_most(threads, stepper):
-    """However often it is poked, one thread steps words and one files, and neither keeps the process alive."""
-    before = threading.active_count()
-    for _ in range(20):
-        threads.poke(files=True)
-    for lane in (WORDS, FILES):
-        stepper.stepped[lane].acquire()
-    assert threading.active_count() - before <= 2
-    assert stepper.threads == {"hubstate-words", "hubstate-files"}
-    assert all(thread.daemon for thread in threads._threads.values())
-
-
-def test_files_need_no_thread_before_there_is_one(threads, stepper):
-    """A session without checkpoints has one thread; none at all before anything was said."""
-    assert threads._threads == {}
-    threads.poke()
-    stepper.stepped[WORDS].acquire()
-    assert list(threads._threads) == [WORDS]
-
-
-def test_a_poke_cuts_a_rest_short(threads, stepper):
-    """What was just written is looked at now and not after the rest that was due."""
-    for _ in range(3):
-        threads.poke(files=True)
-        stepper.stepped[WORDS].acquire()
-        stepper.stepped[FILES].acquire()
-
-
-def test_stopping_returns_and_closes_what_was_stepped(stepper):
-    """After a stop both threads are gone and the stepper is closed; a later poke wakes nobody."""
-    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
-    threads.poke(files=True)
-    stepper.stepped[WORDS].acquire()
-    stepper.stepped[FILES].acquire()
-    assert threads.stop(60.0) is True
-    assert stepper.closed.acquire(blocking=False)
-    threads.poke(files=True)
-    assert not any(thread.is_alive() for thread in threads._threads.values())
-
-
-def test_stopping_waits_no_longer_than_it_was_told(stepper):
-    """A parcel that is under way is not waited for beyond the time; its thread closes the stepper when it is through."""
-    stepper.hold = threading.Event()
-    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
-    threads.poke()
-    stepper.stepped[WORDS].acquire()
-    assert threads.stop(0.0) is False
-    assert not stepper.closed.acquire(blocking=False)
-    stepper.hold.set()
-    assert threads.stop(60.0) is True
-    assert stepper.closed.acquire(blocking=False)
-
-
-def test_stopping_before_anything_began(stepper):
-    """A session that said nothing has nothing to stop."""
-    assert SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None).stop(0.0) is True
-
-
-def test_a_thread_may_stop_its_own(stepper):
-    """Who is stepped may end the threads without waiting for itself."""
-    found = []
-    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: found.append(threads.stop(60.0)))
-    threads.poke()
-    threads._threads[WORDS].join()
-    assert found == [False]
-    assert threads.stop(60.0)
-
-
-def test_a_failure_of_this_machine_is_shown_and_tried_again(stepper, monkeypatch, capsys):
-    """Whatever a step raises, the thread lives on, says why it could do nothing, and forgets that once it can."""
-    monkeypatch.setattr(room, "AFTER_FAILURE", 3600.0)
-    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
-    stepper.failing = OSError("database or disk is full")
-    rested = threading.Semaphore(0)
-    wait = SystemClock().wait
-    threads._clock = type(
-        "Clock", (SystemClock,), {"wait": lambda _, signal, s: rested.release() or wait(signal, s)}
-    )()
-    threads.poke()
-    rested.acquire()
-    assert threads.failure == "OSError: database or disk is full"
-    assert "hubstate.sender_failed" in capsys.readouterr().err
-    stepper.failing = None
-    while threads.failure:
-        threads.poke()
-        rested.acquire()
-    assert threads.stop(60.0)
-
-
-def test_a_failure_while_stopping_is_nobodys(stepper):
-    """What fails because the session was let go of is no trouble that anybody could mend."""
-    stepper.hold = threading.Event()
-    stepper.failing = OSError("closed")
-    threads = SenderThreads(lambda: stepper, SystemClock(), sync=lambda: None)
-    threads.poke()
-    stepper.stepped[WORDS].acquire()
-    threads.stop(0.0)
-    stepper.hold.set()
-    assert threads.stop(60.0)
-    assert threads.failure == ""
-
-
-def test_whoever_pokes_hears_nothing_of_a_missing_thread(threads, stepper, monkeypatch):
-    """Where the system gives no thread, training goes on; the next poke tries again."""
-    start = threading.Thread.start
-
-    def cannot(_thread):
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", cannot)
-        threads.poke(files=True)
-        assert threads.failure == "no thread can be started: can't start new thread"
-    assert threading.Thread.start is start
-    threads.poke(files=True)
-    stepper.stepped[WORDS].acquire()
-    stepper.stepped[FILES].acquire()
-    assert threads.stop(60.0)
-    assert threads.failure == ""
-
-
-def test_building_waits_for_nobody_and_nobody_for_it(stepper):
-    """While the first thread still opens files and connections, whoever trains pokes on without a wait."""
-    building, go = threading.Event(), threading.Event()
-
-    def make() -> Stepper:
-        building.set()
-        go.wait()
-        return stepper
-
-    threads = SenderThreads(make, SystemClock(), sync=lambda: None)
-    threads.poke()
-    building.wait()
-    threads.poke(files=True)
-    assert sorted(threads._threads) == [FILES, WORDS]
-    go.set()
-    stepper.stepped[FILES].acquire()
-    assert threads.stop(60.0)
+# -- the whole
 
 
 def test_whoever_waits_sees_that_something_moves(opened):

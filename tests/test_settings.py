@@ -243,6 +243,18 @@ def test_a_login_that_cannot_be_kept_is_told(monkeypatch):
         remember_login(HUB, KEY)
 
 
+def test_a_key_in_the_environment_is_for_the_hub_beside_it(here, monkeypatch):
+    """Whoever sends to another hub by name does not show it the key that was set for the first one."""
+    monkeypatch.chdir(here)
+    env = {"HUBSTATE_HUB": HUB, "HUBSTATE_API_KEY": KEY}
+    found = find(here, environment=env)
+    assert room.for_hub(HUB, found, environment=env).api_key == KEY
+    assert room.for_hub(HUB + "/", found, environment=env).api_key == KEY
+    other = room.for_hub("http://other.test", found, environment=env)
+    assert (other.hub, other.api_key) == ("http://other.test", None)
+    assert room.for_hub("http://other.test", find(here), environment={"HUBSTATE_API_KEY": KEY}).api_key == KEY
+
+
 # -- what is refused -------------------------------------------------------------------------------------
 
 
