@@ -79,12 +79,13 @@ def model_view(store: Store, owner: str, model: str, now: float) -> dict[str, An
         query = select(schema.steps.c.step).where(schema.steps.c.session == model)
         steps = connection.execute(query.order_by(schema.steps.c.n.desc()).limit(_STEPS)).scalars().all()
         live, contact = sessions.is_live(session), sessions.in_contact(session, now)
+        own = session["own"]
     names = sorted({name for row in in_force for name in row["metrics"]})
     drawn = charts.charts_of(in_force)
     return {
         "session": data,
         "live": live,
-        "contact": contact,
+        "own": own,
         "again": _AGAIN_SECONDS if live and contact else None,
         "in_force": len(in_force),
         "rows": [_row_view(row, names) for row in in_force[-_ROWS:]],

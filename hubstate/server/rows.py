@@ -17,7 +17,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+import msgspec
+from sqlalchemy import Connection, String, func, select, type_coerce
 from sqlalchemy.dialects.sqlite import insert
 
 from hubstate.server.schema import attempts, rows
@@ -134,74 +135,103 @@ def count(connection: Connection, session: str) -> int:
 def every_row(connection: Connection, session: str) -> list[dict[str, Any]]:
     """Every row as it came, of every attempt, in order of epoch and step. `in_force`: whether it still counts."""
     found = _load(connection, session)
-    floors = _floors(connection, session)
-    newest = _newest(found, floors)
+    counts = _Counting(connection, session)
+    newest: dict[_Place, int] = {}
+    for row in found:
+        if counts(row):
+            newest[_place(row)] = max(newest.get(_place(row), 0), row.attempt)
     return [
-        {**_shown(row), "in_force": _counts(row, floors) and newest[_place(row)] == row["attempt"]}
-        for row in sorted(found, key=lambda row: (*_order(row), row["attempt"]))
+        {**_shown(row), "in_force": counts(row) and newest[_place(row)] == row.attempt}
+        for row in sorted(found, key=lambda row: (_place(row), row.attempt))
     ]
 
 
 def in_force(connection: Connection, session: str) -> list[dict[str, Any]]:
     """The rows in force, in order of epoch and step: an epoch's steps, then its row, then its final evaluation."""
-    found = _load(connection, session)
-    floors = _floors(connection, session)
-    newest = _newest(found, floors)
-    merged: dict[tuple[int, int | None, bool], dict[str, Any]] = {}
-    for row in found:
-        place = _place(row)
-        if not _counts(row, floors) or newest[place] != row["attempt"]:
+    counts = _Counting(connection, session)
+    merged: dict[_Place, dict[str, Any]] = {}
+    for row in _load(connection, session):
+        if not counts(row):
             continue
-        shown = _shown(row)
-        before = merged.setdefault(place, shown)
-        if before is not shown:
-            kept = {n: v for n, v in before.get("nonfinite", {}).items() if n not in shown["metrics"]}
-            nonfinite = kept | shown.get("nonfinite", {})
-            before["metrics"] |= shown["metrics"]
-            before["at"] = shown["at"]
-            before.pop("nonfinite", None)
-            if nonfinite:
-                before["nonfinite"] = nonfinite
-    return sorted(merged.values(), key=_order)
-
-
-def _load(connection: Connection, session: str) -> list[dict[str, Any]]:
-    """All rows, the later ones last."""
-    query = select(rows).where(rows.c.session == session).order_by(rows.c.at, rows.c.n)
-    return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _floors(connection: Connection, session: str) -> list[tuple[int, int]]:
-    query = select(attempts.c.attempt, attempts.c.first_epoch).where(attempts.c.session == session)
-    return [(attempt, first_epoch) for attempt, first_epoch in connection.execute(query)]
-
-
-def _counts(row: Mapping[str, Any], floors: list[tuple[int, int]]) -> bool:
-    return all(attempt <= row["attempt"] or row["epoch"] < first for attempt, first in floors)
-
-
-def _newest(
-    found: list[dict[str, Any]], floors: list[tuple[int, int]]
-) -> dict[tuple[int, int | None, bool], int]:
-    newest: dict[tuple[int, int | None, bool], int] = {}
-    for row in found:
         place = _place(row)
-        newest[place] = max(newest.get(place, 0), row["attempt"] if _counts(row, floors) else 0)
-    return newest
+        before = merged.get(place)
+        if before is None or before["attempt"] < row.attempt:
+            merged[place] = _shown(row)
+        elif before["attempt"] == row.attempt:
+            _merge(before, _shown(row))
+    return [merged[place] for place in sorted(merged)]
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, int | None, bool]:
-    return row["epoch"], row["step"], row["final"]
+def _merge(before: dict[str, Any], later: dict[str, Any]) -> None:
+    nonfinite = {
+        name: word for name, word in before.pop("nonfinite", {}).items() if name not in later["metrics"]
+    }
+    nonfinite |= later.get("nonfinite", {})
+    before["metrics"] |= later["metrics"]
+    before["at"] = later["at"]
+    if nonfinite:
+        before["nonfinite"] = nonfinite
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, bool, bool, int]:
-    step = row["step"]
-    return row["epoch"], row["final"], step is None, 0 if step is None else step
+class _Stored(NamedTuple):
+    """A row as it lies in the table; `metrics` and `nonfinite` are JSON text."""
+
+    attempt: int
+    epoch: int
+    step: int | None
+    final: bool
+    at: float
+    metrics: str
+    nonfinite: str
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {name: row[name] for name in ("epoch", "step", "attempt", "final", "at")}
-    shown["metrics"] = dict(row["metrics"])
-    if row["nonfinite"]:
-        shown["nonfinite"] = dict(row["nonfinite"])
+#: Where a row stands; places sort in the order in which rows are told.
+_Place = tuple[int, bool, bool, int]
+
+
+def _place(row: _Stored) -> _Place:
+    return row.epoch, row.final, row.step is None, row.step or 0
+
+
+def _load(connection: Connection, session: str) -> list[_Stored]:
+    """All rows, the later ones last. Their JSON stays text: there may be a hundred thousand."""
+    query = select(
+        rows.c.attempt,
+        rows.c.epoch,
+        rows.c.step,
+        rows.c.final,
+        rows.c.at,
+        type_coerce(rows.c.metrics, String),
+        type_coerce(rows.c.nonfinite, String),
+    ).where(rows.c.session == session)
+    return [_Stored(*row) for row in connection.execute(query.order_by(rows.c.at, rows.c.n))]
+
+
+class _Counting:
+    """Tells of a row whether no later attempt has begun at or below its epoch."""
+
+    def __init__(self, connection: Connection, session: str) -> None:
+        query = select(attempts.c.attempt, attempts.c.first_epoch).where(attempts.c.session == session)
+        self._firsts = [(attempt, first_epoch) for attempt, first_epoch in connection.execute(query)]
+        self._ends: dict[int, int] = {}
+
+    def __call__(self, row: _Stored) -> bool:
+        end = self._ends.get(row.attempt)
+        if end is None:
+            later = [first for attempt, first in self._firsts if attempt > row.attempt]
+            end = self._ends[row.attempt] = min(later, default=BIGGEST + 1)
+        return row.epoch < end
+
+
+def _shown(row: _Stored) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "epoch": row.epoch,
+        "step": row.step,
+        "attempt": row.attempt,
+        "final": row.final,
+        "at": row.at,
+        "metrics": msgspec.json.decode(row.metrics),
+    }
+    if row.nonfinite != "{}":
+        shown["nonfinite"] = msgspec.json.decode(row.nonfinite)
     return shown

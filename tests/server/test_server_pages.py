@@ -158,6 +158,13 @@ def test_a_training_can_be_asked_to_stop(client: Client) -> None:
     assert "stop wanted" not in text_of(client, "/models/S1")
 
 
+def test_an_old_client_is_not_offered_what_it_cannot_hear(client: Client) -> None:
+    """A client of the old HUB reads no wish to stop: its page says so and has no button."""
+    page = text_of(client, f"/models/{client.foreign()}")
+    assert "Stop this training" not in page
+    assert "cannot be asked to stop" in page
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
