@@ -80,11 +80,8 @@ def _settings(found: Settings) -> Iterator[Finding]:
     if found.mode == "on":
         yield Finding(Level.FINE, "mode", f"on, {source('mode')}")
     else:
-        what = {
-            "offline": "sessions are kept here, and leave by `hubstate sync`",
-            "off": "nothing is recorded",
-        }
-        yield Finding(Level.TROUBLE, "mode", f"{found.mode}, {source('mode')}: {what[found.mode]}")
+        so = "nothing is recorded" if found.mode == "off" else "sessions are kept here, until `hubstate sync`"
+        yield Finding(Level.TROUBLE, "mode", f"{found.mode}, {source('mode')}: {so}")
     if found.rank > 0:
         yield Finding(
             Level.TROUBLE, "rank", f"RANK is {found.rank}: only the process of rank 0 opens a session"
@@ -171,7 +168,7 @@ def _sessions(folders: list[Path]) -> Iterator[Finding]:
         some = ", ".join(f"{seen.receipt.name} ({seen.session})" for seen in waiting[:3])
         more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
         yield Finding(Level.NOTE, "waiting", f"`hubstate sync` delivers what is left of {some}{more}")
-    yield Finding(Level.FINE, "journals", f"{len(folders)} sessions, {steps} steps read")
+    yield Finding(Level.FINE, "journals", f"sessions here: {len(folders)}; steps read: {steps}")
 
 
 def _lines(folder: Path) -> tuple[int, tuple[Damage, ...]]:

@@ -49,7 +49,7 @@ keys = typer.Typer(
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="what to call it")] = "default",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="what to call it")] = "default",
     *,
     data_dir: _DataDir = None,
 ) -> None:

@@ -17,6 +17,8 @@ from typing import NamedTuple, TextIO
 
 __all__ = ["Cell", "Screen", "ago", "clean", "local", "say", "table", "width_of"]
 
+#: What stands between two columns, and how narrow a column may be cut.
+_GAP, _LEAST = "  ", 8
 _CODES = {
     "": "",
     "bold": "1",
@@ -72,19 +74,41 @@ class Cell(NamedTuple):
 
 
 def table(
-    screen: Screen, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[str] = ()
+    screen: Screen,
+    head: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    right: Sequence[str] = (),
+    shrink: str = "",
 ) -> list[str]:
-    """The head and the rows as aligned lines. The columns named in `right` are set to the right, as numbers are."""
+    """The head and the rows as aligned lines. The columns named in `right` are set to the right, as numbers are.
+
+    Where a terminal has no room for all, the column `shrink` is cut.
+    """
     widths = [max(width_of(text) for text in column) for column in _columns(head, rows)]
+    if screen.width is not None and shrink in head:
+        place = head.index(shrink)
+        too_wide = sum(widths) + len(_GAP) * (len(widths) - 1) - screen.width
+        widths[place] = max(min(widths[place], _LEAST), widths[place] - max(0, too_wide))
     lines = []
-    for number, row in enumerate(([Cell(name, "bold") for name in head], *rows)):
+    for row in ([Cell(name, "dim") for name in head], *rows):
         fields = []
         for cell, name, width in zip(row, head, widths, strict=True):
-            room = " " * (width - width_of(cell.text))
-            text = screen.paint(cell.text, "dim" if number == 0 else cell.style)
-            fields.append(room + text if name in right else text + room)
-        lines.append("  ".join(fields).rstrip())
+            text = _cut(cell.text, width)
+            room = " " * (width - width_of(text))
+            painted = screen.paint(text, cell.style)
+            fields.append(room + painted if name in right else painted + room)
+        lines.append(_GAP.join(fields).rstrip())
     return lines
+
+
+def _cut(text: str, width: int) -> str:
+    """The text, or as much of it as there is room for."""
+    if width_of(text) <= width:
+        return text
+    while text and width_of(text) > width - 1:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
@@ -111,12 +135,12 @@ def local(at: float) -> str:
 
 
 def ago(at: float, now: float) -> str:
-    """How long ago a time was, in one figure."""
+    """How long ago a time was, in one figure and its unit."""
     seconds = max(0.0, now - at)
     for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds // size:.0f} {word} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds // size:.0f} {word}"
+    return f"{seconds:.0f} s"
 
 
 def say(text: str) -> None:

@@ -19,7 +19,7 @@ __all__ = ["status"]
 
 #: How many letters of an id are shown at least where there is no room for all; ids begin with their time.
 _SHORT_ID = 10
-_HEAD = ("NAME", "STATE", "OUTCOME", "EPOCH", "ROWS", "WAITING", "REFUSED", "CONTACT", "ID")
+_HEAD = ("NAME", "STATE", "OUTCOME", "EPOCH", "ROWS", "WAITING", "REFUSED", "SEEN", "ID")
 _RIGHT = ("EPOCH", "ROWS", "WAITING", "REFUSED")
 _OUTCOMES = {
     "finished": "green",
@@ -33,7 +33,7 @@ _OUTCOMES = {
 def status(
     session: Annotated[
         str | None,
-        typer.Argument(metavar="[SESSION]", help="an id, the beginning of one, or a name (the newest of it)"),
+        typer.Argument(metavar="SESSION", help="an id, the beginning of one, or a name (the newest of it)"),
     ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="a list of objects, for programs")] = False,
@@ -82,7 +82,7 @@ def _list(screen: Screen, seen: list[Overview | Unreadable], now: float) -> None
         for line in table(screen, (*_HEAD, "CONDITIONS"), rows, right=_RIGHT):
             screen.line(line)
         return
-    head, *lines = table(screen, _HEAD, rows, right=_RIGHT)
+    head, *lines = table(screen, _HEAD, rows, right=_RIGHT, shrink="NAME")
     screen.line(head)
     for line, told in zip(lines, notes, strict=True):
         screen.line(line)
@@ -101,7 +101,7 @@ def _cells(screen: Screen, one: Overview | Unreadable, now: float) -> tuple[Cell
     contact = one.last_contact
     when = "-" if contact is None else local(contact) if screen.width is None else ago(contact, now)
     return (
-        Cell(_shortened(screen, clean(receipt.name)) or "-", "bold"),
+        Cell(clean(receipt.name) or "-", "bold"),
         Cell(receipt.state.value),
         Cell(receipt.outcome.value, _OUTCOMES.get(receipt.outcome.value, "")),
         Cell(_epoch(one)),
@@ -128,10 +128,6 @@ def _notes(one: Overview | Unreadable) -> list[str]:
         for condition in one.receipt.conditions
         if condition.name != "online"  # as it should be
     ]
-
-
-def _shortened(screen: Screen, name: str) -> str:
-    return name if screen.width is None or len(name) <= 20 else f"{name[:19]}…"
 
 
 def _ids(screen: Screen, ids: list[str]) -> list[str]:
@@ -179,7 +175,7 @@ def _tell(screen: Screen, one: Overview | Unreadable, now: float) -> None:
         if one.opened_at is not None:
             lines.append(("opened", local(one.opened_at)))
         if one.last_contact is not None:
-            lines.append(("last contact", f"{local(one.last_contact)} ({ago(one.last_contact, now)})"))
+            lines.append(("last contact", f"{local(one.last_contact)} ({ago(one.last_contact, now)} ago)"))
         if one.owner is not None:
             lines.append(
                 ("owned by", f"process {one.owner}" if one.owner else "a process on another machine")

@@ -18,7 +18,7 @@ def sync(
     sessions: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SESSION]...", help="ids, beginnings of ids, or names; all sessions if none is given"
+            metavar="SESSION", help="ids, beginnings of ids, or names; all sessions if none is given"
         ),
     ] = None,
     *,
