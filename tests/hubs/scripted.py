@@ -94,7 +94,7 @@ def own_hub(request: Request) -> Says:
         return Says(body=told | {"hubstate": 1})
     told |= {"hubstate": {}, "data": {}}
     if request.path == "/v1/models":
-        told["data"] = {"id": request.json["hubstate"]["id"]}
+        told["data"] = {"id": request.json.get("hubstate", {"id": "m1"})["id"]}
     elif request.path.endswith("/upload"):
         content = request.form.get("last.pt", request.form.get("best.pt", b""))
         told["data"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
@@ -184,18 +184,20 @@ class ScriptedHub:
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         plain = connection
-        # Whatever the client does to its connection ends this one, and nothing else.
-        with contextlib.suppress(OSError):
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-            with connection.makefile("rb") as reader:
-                while self._exchange(connection, reader, number):
-                    pass
-        with contextlib.suppress(OSError):
-            connection.close()
-        plain.close()
-        with self._lock:
-            self._open.discard(plain)
+        try:
+            # Whatever the client does to its connection ends this one, and nothing else.
+            with contextlib.suppress(OSError):
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
+                with connection.makefile("rb") as reader:
+                    while self._exchange(connection, reader, number):
+                        pass
+        finally:
+            with contextlib.suppress(OSError):
+                connection.close()
+            plain.close()
+            with self._lock:
+                self._open.discard(plain)
 
     def _exchange(self, connection: socket.socket, reader: Any, number: int) -> bool:
         """One request and its answer; tells whether the connection goes on."""

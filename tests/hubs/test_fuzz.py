@@ -98,6 +98,7 @@ def hub(request: pytest.FixtureRequest) -> Iterator[ScriptedHub]:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=ANSWERS, place=st.integers(0, 6), at_auth=st.booleans())
 @example(answer=Says(200, b'{"a": 1}', (("Set-Cookie", "a=b; Max-Age=x; Expires=0"),)), place=0, at_auth=True)
+@example(answer=Says(200, b'{"success": true}'), place=0, at_auth=True)
 @example(answer=Says(429, b"{}", (("Retry-After", "inf"),)), place=1, at_auth=False)
 @example(answer=Says(429, b"{}", (("Retry-After", "9" * 400),)), place=1, at_auth=False)
 def test_no_answer_raises(hub: ScriptedHub, file: Path, answer: Says, place: int, at_auth: bool) -> None:
