@@ -251,7 +251,7 @@ def test_a_session_goes_to_the_hub_that_it_belongs_to(own, wanted, configured, c
 
 def test_a_session_does_not_change_its_hub():
     """Another hub than a session's own is refused, with the reason."""
-    with pytest.raises(UsageError, match="belongs to http://a, .* cannot go to http://b"):
+    with pytest.raises(UsageError, match=r"belongs to http://a, .* cannot go to http://b"):
         hub_for("http://a", "http://b", None)
 
 
