@@ -46,18 +46,19 @@ from hubstate.states import CheckpointKind
 __all__ = ["decide", "explain"]
 
 
-def decide(memory: Memory, event: Event) -> Decision:
+def decide(memory: Memory, event: Event, cells: machine.Cells = machine.CELLS) -> Decision:
     """What follows from `event`: the new memory, the actions in the order in which they leave, or a refusal.
 
     Pure: no I/O, no clock, no thread, no logging; deciding twice gives the same. An illegal event gives the same
     memory back and a refusal with `illegal` set; it is for the caller to raise `IllegalEvent` or to go on.
+    `cells` is the compiled table to decide by; another one than the machine's own is for tests of tests.
     """
-    choice = machine.choose(memory, event)
+    choice = machine.choose(memory, event, cells)
     if choice is None:
-        return _illegal(memory, event)
+        return _illegal(memory, event, cells)
     rule, guards = choice
     if rule is None or rule.held:
-        refusal = Refusal(memory.state, name_of(event), _why_held(memory, event, guards))
+        refusal = Refusal(memory.state, name_of(event), _why_held(memory, event, guards, cells))
         if rule is None or not rule.written:
             return Decision(memory, (), refusal, event, guards, journalled=False)
         return Decision(adopt(memory, event, memory.state, ()), (), refusal, event, guards, journalled=True)
@@ -76,7 +77,7 @@ def explain(memory: Memory, event: Event) -> str:
         legal = ", ".join(machine.legal_events(memory.state))
         return f"illegal while {memory.state.value}; legal here: {legal or 'nothing'}"
     rule, guards = choice
-    failed = _why_held(memory, event, guards)
+    failed = _why_held(memory, event, guards, machine.CELLS)
     if rule is None or rule.held:
         return failed or rule_text(rule)
     return rule_text(rule) + (f" ({failed})" if failed else "")
@@ -91,18 +92,18 @@ def rule_text(rule: machine.Rule | None) -> str:
     return ", ".join(parts) + (f"; {rule.note}" if rule.note and parts else rule.note) or "stays"
 
 
-def _illegal(memory: Memory, event: Event) -> Decision:
-    legal = machine.legal_events(memory.state)
+def _illegal(memory: Memory, event: Event, cells: machine.Cells) -> Decision:
+    legal = machine.legal_events(memory.state, cells)
     name = name_of(event)
     reason = f"{name} is illegal while {memory.state.value}"
     refusal = Refusal(memory.state, name, reason, illegal=True, legal=legal)
     return Decision(memory, (), refusal, event, {}, journalled=True)
 
 
-def _why_held(memory: Memory, event: Event, guards: dict[str, bool]) -> str:
+def _why_held(memory: Memory, event: Event, guards: dict[str, bool], cells: machine.Cells) -> str:
     """The words of the guards that said no."""
     reasons = []
-    for rule in machine.rules_for(memory.state, type(event)):
+    for rule in machine.rules_for(memory.state, type(event), cells):
         for guard in rule.guards:
             if guards.get(guard.name) is False and (why := guard.why_not(memory, event)) not in reasons:
                 reasons.append(why)

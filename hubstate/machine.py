@@ -33,6 +33,7 @@ House rules
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,7 +78,19 @@ from hubstate.limits import Guard, checkpoint_due, heartbeat_due, keep_due, metr
 from hubstate.lint import checked
 from hubstate.states import LIVE_STATES, State
 
-__all__ = ["TABLE", "TABLE_DIGEST", "Choice", "Rule", "choose", "fire", "legal_events", "rules_for"]
+__all__ = [
+    "CELLS",
+    "TABLE",
+    "TABLE_DIGEST",
+    "Cells",
+    "Choice",
+    "Rule",
+    "choose",
+    "compiled",
+    "fire",
+    "legal_events",
+    "rules_for",
+]
 
 
 # -- the guards that are no rate limits ------------------------------------------------------------------
@@ -213,17 +226,6 @@ TABLE: tuple[Rule, ...] = (
 # fmt: on
 
 
-def rules_for(state: State, event: type[Event]) -> tuple[Rule, ...]:
-    """The rules of one pair, in the order in which they are asked; empty if the pair is illegal."""
-    return tuple(rule for rule in TABLE if state in rule.sources and event in rule.events)
-
-
-def legal_events(state: State) -> tuple[str, ...]:
-    """The names of the trainer's and the caller's events that have a rule in `state`, in the order of a run."""
-    asked: tuple[type[Event], ...] = (*TRAINER_EVENTS, *USAGE_EVENTS, *CALLER_EVENTS)
-    return tuple(name_of(event) for event in asked if rules_for(state, event))
-
-
 # -- the engine ------------------------------------------------------------------------------------------
 
 
@@ -248,10 +250,10 @@ class _RuleMachine(Machine):
     transition_cls = _RuleTransition
 
 
-def _engine(model: _Model, initial: State) -> Machine:
-    """A machine of `transitions`, built from the table: enum members and function objects, no strings."""
+def _engine(model: _Model, initial: State, table: Iterable[Rule]) -> Machine:
+    """A machine of `transitions`, built from a table: enum members and function objects, no strings."""
     machine = _RuleMachine(model=model, states=State, initial=initial, auto_transitions=False)
-    for rule in TABLE:
+    for rule in table:
         for source in rule.sources:
             for event in rule.events:
                 machine.add_transition(
@@ -270,7 +272,7 @@ def fire(state: State, memory: Memory, event: Event) -> tuple[bool, State]:
     Raises `transitions.MachineError` for an illegal pair. This is the slow, literal way, for comparison.
     """
     model = _Model()
-    _engine(model, state)
+    _engine(model, state, TABLE)
     taken = bool(getattr(model, name_of(event))(memory, event))
     return taken, model.state
 
@@ -282,27 +284,44 @@ class Choice(NamedTuple):
     guards: dict[str, bool]
 
 
-def _compile() -> dict[tuple[State, str], tuple[Rule, ...]]:
-    """The rows of the built machine, read back from its own data: (state, event) -> the rules to ask."""
-    machine = _engine(_Model(), State.IDLE)
+#: A table, compiled: the rules of each pair, in the order in which they are asked. A pair that is absent is illegal.
+Cells = Mapping[tuple[State, type[Event]], tuple[Rule, ...]]
+
+
+def compiled(table: Iterable[Rule]) -> Cells:
+    """The rows of a table, read back from the data of the machine that `transitions` builds of them.
+
+    It is done once for `TABLE`; whoever wants to know what another table would decide compiles that one.
+    """
+    kinds = {name_of(event): event for event in EVENTS}
+    machine = _engine(_Model(), State.IDLE, table)
     return {
-        (State[source], trigger): tuple(row.rule for row in transitions if isinstance(row, _RuleTransition))
+        (State[source], kinds[trigger]): tuple(
+            row.rule for row in transitions if isinstance(row, _RuleTransition)
+        )
         for trigger, event in machine.events.items()
         for source, transitions in event.transitions.items()
     }
 
 
-_CELLS = {
-    (state, event): rules
-    for (state, trigger), rules in _compile().items()
-    for event in EVENTS
-    if name_of(event) == trigger
-}
+#: What is asked for every event of every session.
+CELLS = compiled(TABLE)
 
 
-def choose(memory: Memory, event: Event) -> Choice | None:
+def rules_for(state: State, event: type[Event], cells: Cells = CELLS) -> tuple[Rule, ...]:
+    """The rules of one pair, in the order in which they are asked; empty if the pair is illegal."""
+    return cells.get((state, event), ())
+
+
+def legal_events(state: State, cells: Cells = CELLS) -> tuple[str, ...]:
+    """The names of the trainer's and the caller's events that have a rule in `state`, in the order of a run."""
+    asked: tuple[type[Event], ...] = (*TRAINER_EVENTS, *USAGE_EVENTS, *CALLER_EVENTS)
+    return tuple(name_of(event) for event in asked if (state, event) in cells)
+
+
+def choose(memory: Memory, event: Event, cells: Cells = CELLS) -> Choice | None:
     """Asks the table. None: the pair is illegal. A choice without a rule: held back by the guards told."""
-    rules = _CELLS.get((memory.state, type(event)))
+    rules = cells.get((memory.state, type(event)))
     if rules is None:
         return None
     answers: dict[str, bool] = {}
