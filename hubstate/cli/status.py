@@ -182,7 +182,7 @@ def _tell(screen: Screen, one: Overview | Unreadable, now: float) -> None:
             )
         lines.append(("kept in", str(one.folder)))
         lines += [
-            (f"! {condition.name}", f"{condition.reason} (since {local(condition.since)})")
+            (f"! {condition.name}", _with_time(condition.reason, local(condition.since)))
             for condition in receipt.conditions
         ]
     margin = max(len(name) for name, _ in lines) + 2
@@ -192,6 +192,10 @@ def _tell(screen: Screen, one: Overview | Unreadable, now: float) -> None:
         screen.line(screen.paint(first[:margin], style) + first[margin:])
         for part in more:
             screen.line(part)
+
+
+def _with_time(reason: str, since: str) -> str:
+    return reason if since in reason else f"{reason} (since {since})"
 
 
 def _rows(one: Overview) -> str:
