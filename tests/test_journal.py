@@ -243,6 +243,15 @@ def test_an_unfinished_segment_is_removed_before_the_next_line(tmp_path, monkeyp
     assert (journal.segment, numbers(tmp_path), damages(tmp_path)) == (1, [1, 2, 3], [])
 
 
+def test_no_segment_is_written_over(tmp_path):
+    """A segment that is there already was written by somebody: whoever would write over it is refused."""
+    written(tmp_path, 2).close()
+    before = segment(tmp_path).read_bytes()
+    with pytest.raises(StorageError, match=r"cannot begin the journal .*File exists"):
+        Journal(tmp_path, NOTHING)
+    assert segment(tmp_path).read_bytes() == before
+
+
 def test_a_folder_that_takes_no_file_is_named(tmp_path):
     """A journal that cannot be begun says where."""
     with pytest.raises(StorageError, match="nowhere"):

@@ -194,6 +194,23 @@ def test_what_waits_in_memory_is_written_without_another_word(opened, monkeypatc
     assert (opened.door.memory.state, opened.hub.rows) == (State.DONE, [1, 2])
 
 
+def test_nothing_of_what_is_not_written_leaves(opened, monkeypatch):
+    """A step that is only in memory may be gone with the process: what it asks for waits until it is written."""
+
+    def full(_fd, _line):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write_whole", full)
+        opened.door.tell(ev.TrainEnd)
+        opened.reopen()
+        opened.sender.step(WORDS)
+        opened.sender.step(FILES)
+        assert asked(opened) == []
+    opened.drain()
+    assert "close" in asked(opened)
+
+
 def test_a_delivery_of_which_only_the_outbox_knows_holds_nothing_up(opened):
     """Where the line that settled something is damaged, the session's memory is right, and what is behind it leaves."""
     key = due_rows(opened)
