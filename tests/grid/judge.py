@@ -15,19 +15,19 @@ from hubstate.states import State
 __all__ = ["CELLS", "Cell", "Decide", "violations"]
 
 Decide = Callable[[Memory, Event], Decision]
-_WRITTEN = {"yes": True, "no": False, "?": None}
+_WRITTEN = {"yes": True, "no": False}
 
 
 class Cell(NamedTuple):
-    """One cell: `to` is None where the pair is illegal, `written` is None where that is left open."""
+    """One cell: `to` is None where the pair is illegal; `held`: the event is held back, with a reason."""
 
     state: State
     event: str
     case: str
     to: State | None
     actions: tuple[str, ...]
-    any_order: bool
-    written: bool | None
+    written: bool
+    held: bool
 
     @property
     def name(self) -> str:
@@ -45,9 +45,9 @@ def _cell(state: State, line: str) -> Cell:
         event=event,
         case=case,
         to=None if to == "illegal" else State(to),
-        actions=() if actions == "-" else tuple(name.strip() for name in actions.strip("{}").split(",")),
-        any_order=actions.startswith("{"),
+        actions=() if actions in ("-", "held") else tuple(name.strip() for name in actions.split(",")),
         written=_WRITTEN[written],
+        held=actions == "held",
     )
 
 
@@ -70,15 +70,17 @@ def _faults(decide: Decide, cell: Cell) -> list[str]:
     if to is not (cell.to or cell.state):
         faults.append(f"leads to {to.value}, must be {(cell.to or cell.state).value}")
     named = [type(action).__name__ for action in decision.actions]
-    order = sorted if cell.any_order else list
-    if order(named) != order(cell.actions):
+    if named != list(cell.actions):
         faults.append(f"asks {named}, must be {list(cell.actions)}")
     illegal = decision.refusal is not None and decision.refusal.illegal
     if illegal is cell.legal:
         faults.append(f"is called {'illegal' if illegal else 'legal'} and is not")
     if illegal and decision.memory != memory:
         faults.append("is illegal and changes the memory")
-    if cell.written is not None and decision.journalled is not cell.written:
+    held = decision.refusal is not None and not illegal
+    if held is not cell.held:
+        faults.append(f"is {'held back' if held else 'done'} and must not be")
+    if decision.journalled is not cell.written:
         faults.append(f"journalled is {decision.journalled}, must be {cell.written}")
     if decision.event != event:
         faults.append("the decision carries another event")

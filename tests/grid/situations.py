@@ -157,6 +157,8 @@ SAID: dict[tuple[str, str], ev.Event] = {
     ("model_save", "better, file due, rows out"): save(0.9),
     ("model_save", "better, rows due"): save(0.9),
     ("model_save", "worse, file due and waits"): save(0.7),
+    ("model_save", "plenty, better"): save(0.9),
+    ("model_save", "plenty, better, file due"): save(0.9),
     ("model_save", "better, torn"): save(0.9, unkept="torn"),
     ("model_save", "better, choice none"): save(0.9),
     ("model_save", "better, choice best"): save(0.9),
@@ -167,6 +169,7 @@ SAID: dict[tuple[str, str], ev.Event] = {
     ("abort", "interrupted"): ev.Abort(at=NOW, outcome=Outcome.INTERRUPTED, reason="Ctrl-C"),
     ("delivered", "the close, nothing else"): _close_delivered,
     ("delivered", "the close, rows out"): _close_delivered,
+    ("delivered", "the refused close, and plenty"): _close_delivered,
     ("delivered", "the close, a file out"): _close_delivered,
     ("delivered", "the close, one refused"): _close_delivered,
     ("delivered", "the close, a heartbeat out"): _close_delivered,
@@ -189,6 +192,14 @@ _refused_rows = {
     "outstanding": (ROWS, FILE),
     "refused": (Refused(key=ROWS.key, reason="too large", at=NOW - 9, status=413),),
 }
+_two_refused = {
+    "outstanding": (ROWS, FILE),
+    "refused": (
+        Refused(key=ROWS.key, reason="too large", at=NOW - 9),
+        Refused(key=FILE.key, reason="too large", at=NOW - 8),
+    ),
+}
+_plenty = {"rows": 6, "rows_asked": 4, "kept_last": LAST, **_two_refused}
 _out = {"outstanding": (ROWS, FILE)}
 _better = {"best_fitness": 0.8}
 _later = {
@@ -254,6 +265,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     # tick
     "nothing waits": {"metrics_since": NOW - 3, "checkpoint_since": NOW - 900, "kept_last": ASKED},
     "rows due": _rows_due,
+    "rows due, none kept": {**_rows_due, "checkpoint_since": NOW - 900},
     "rows not yet": {**_rows_due, "metrics_since": NOW - 2.5},
     "rows due, rows out": {**_rows_due, "outstanding": (ROWS,)},
     "rows due, file out": {**_rows_due, "outstanding": (FILE,)},
@@ -294,13 +306,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "interrupted": {},
     "something waits": {"outstanding": (END,)},
     "some refused": _refused_rows,
-    "two refused": {
-        "outstanding": (ROWS, FILE),
-        "refused": (
-            Refused(key=ROWS.key, reason="too large", at=NOW - 9),
-            Refused(key=FILE.key, reason="too large", at=NOW - 8),
-        ),
-    },
+    "two refused": _two_refused,
     "none refused": {"outstanding": (ROWS,)},
     # answers
     "its key": _out,
@@ -320,6 +326,27 @@ CHANGES: dict[str, dict[str, Any]] = {
     "the close": {"outstanding": (CLOSE,)},
     "429": _out,
     "401": _out,
+    # all that could leave waits, and nothing is due
+    "plenty": _plenty,
+    "plenty, later attempt": {**_later, "hub_wanted": False, **_plenty},
+    "plenty, usage on": {"usage": True, **_plenty},
+    "plenty, usage, later attempt": {**_later, "hub_wanted": False, "usage": True, **_plenty},
+    "plenty, beat due": {"heartbeat_since": NOW - 300, **_plenty},
+    "plenty, both due": {"metrics_since": NOW - 3, "checkpoint_since": NOW - 900, **_plenty},
+    "plenty, rows due": {"metrics_since": NOW - 3, **_plenty},
+    "plenty, file due": {"checkpoint_since": NOW - 900, **_plenty},
+    "plenty, interval over": {"metrics_since": NOW - 3, **_plenty},
+    "plenty, better": {**_better, **_plenty},
+    "plenty, better, file due": {"checkpoint_since": NOW - 900, **_better, **_plenty},
+    "the refused close, and plenty": {
+        **_plenty,
+        "outstanding": (CLOSE,),
+        "refused": (Refused(key=CLOSE.key, reason="bad", at=NOW - 9),),
+    },
+    # nothing waits, not even the close
+    "nothing out": {"outstanding": ()},
+    "usage on, nothing out": {"outstanding": (), "usage": True},
+    "beat due, nothing out": {"outstanding": (), "heartbeat_since": NOW - 300},
     # usage
     "usage on": {"usage": True},
     "usage off": {"usage": False},
