@@ -17,7 +17,6 @@ from hubstate.door import Door
 from hubstate.errors import CheckpointMissing, StorageError
 from hubstate.events import ModelSave, Saved
 from hubstate.log import log
-from hubstate.opening import needed_snapshots
 from hubstate.snapshots import Snapshots, digest, is_torn, look
 from hubstate.states import CheckpointKind
 
@@ -128,11 +127,6 @@ class Checkpoints:
                 )
                 return None
             return Saved(saved.path, saved.epoch, saved.size, saved.mtime_ns, memory.attempt, snapshot)
-
-    def discard_needless(self, before: Memory, after: Memory) -> None:
-        """Removes the copies that a step made needless."""
-        for snapshot in needed_snapshots(before) - needed_snapshots(after):
-            self._snapshots.discard(snapshot)
 
     def _name(self, kind: CheckpointKind, epoch: int, path: Path) -> str:
         """A snapshot's name: it never repeats within a session, and ends as the file does."""

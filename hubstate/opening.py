@@ -29,7 +29,9 @@ __all__ = [
     "Peek",
     "begin_attempt",
     "create",
+    "discard_needless",
     "find",
+    "for_next_attempt",
     "needed_snapshots",
     "new_id",
     "peek",
@@ -124,12 +126,18 @@ def begin_attempt(folder: Path, clock: Clock, listener: Listener) -> Opened:
     ownership = Ownership(folder)
     try:
         recovery = recover(folder)
-        if recovery.memory.state not in (State.FINALIZING, State.DONE):
-            recovery = recovery._replace(memory=msgspec.structs.replace(recovery.memory, state=State.IDLE))
+        recovery = recovery._replace(memory=for_next_attempt(recovery.memory))
         return _opened(folder, ownership, recovery, clock, listener)
     except BaseException:
         ownership.release()
         raise
+
+
+def for_next_attempt(memory: Memory) -> Memory:
+    """The memory that an attempt begins with: a fresh machine, unless the training is over."""
+    if memory.state in (State.FINALIZING, State.DONE):
+        return memory
+    return msgspec.structs.replace(memory, state=State.IDLE)
 
 
 def _opened(
@@ -151,6 +159,12 @@ def needed_snapshots(memory: Memory) -> set[str]:
             if kept is not None
         }
     return names
+
+
+def discard_needless(snapshots: Snapshots, before: Memory, after: Memory) -> None:
+    """Removes the copies that a step made needless."""
+    for name in needed_snapshots(before) - needed_snapshots(after):
+        snapshots.discard(name)
 
 
 def peek(folder: Path) -> Peek:

@@ -7,6 +7,7 @@ Nothing that a hub does raises here; after `start` returned, only wrong argument
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -45,7 +46,7 @@ from hubstate.events import (
 )
 from hubstate.hubs.base import Hub
 from hubstate.limits import Limits
-from hubstate.opening import Opened
+from hubstate.opening import Opened, discard_needless
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.resume import open_session
 from hubstate.sender import SenderThreads
@@ -486,8 +487,8 @@ class Session:
     def _heard(self, before: Memory, decision: Decision) -> None:
         """After each step that did more than count a row; also from the sender's threads."""
         after = decision.memory
-        if self._checkpoints is not None:
-            self._checkpoints.discard_needless(before, after)
+        if self._opened is not None:
+            discard_needless(self._opened.snapshots, before, after)
         if after.url is not None and after.url != before.url:
             self._say(f"{after.name} is shown at {after.url}")
         saved = after.saved
@@ -512,11 +513,9 @@ class Session:
         if self._opened is None:
             return
         while self._unsynced:
-            name = self._unsynced.popleft()
-            try:
-                self._opened.snapshots.sync(name)
-            except FileNotFoundError:
-                continue  # a newer one took its place meanwhile
+            with contextlib.suppress(FileNotFoundError):  # a newer one took its place meanwhile
+                self._opened.snapshots.sync(self._unsynced[0])
+            self._unsynced.popleft()  # and not before: what could not be synced is tried again
         self._door.sync()
 
     def _moved(self) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hubstate.actions import Decision, Memory
@@ -16,19 +17,29 @@ from hubstate.clock import Clock
 from hubstate.errors import HubRefused, HubUnreachable, UsageError
 from hubstate.events import Abort, GiveUp, RetryRefused
 from hubstate.hubs.base import Delayed, Hub
-from hubstate.opening import Opened, needed_snapshots, reopen
+from hubstate.opening import Opened, discard_needless, reopen
 from hubstate.outbox import FILES, WORDS
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.sender import Sender
 from hubstate.states import Outcome, State
 
-__all__ = ["Remainder", "asked", "deliver", "give_up", "has_undelivered", "hub_for"]
+__all__ = [
+    "OPEN_ENDED",
+    "Remainder",
+    "asked",
+    "conclude",
+    "deliver",
+    "give_up",
+    "has_undelivered",
+    "hub_for",
+]
 
 #: How long `deliver` waits while nothing moves (seconds). Longer than the metrics interval, so that rows which no
 #: send was asked for are asked for and leave.
 PATIENCE = 10.0
 
-_OPEN_ENDED = (State.SESSION_CREATED, State.TIMING, State.TRAINING)
+#: The states in which nobody has said yet that the training is over.
+OPEN_ENDED = (State.SESSION_CREATED, State.TIMING, State.TRAINING)
 
 
 def has_undelivered(memory: Memory) -> bool:
@@ -80,8 +91,7 @@ class Remainder:
         self._opened.close()
 
     def _heard(self, before: Memory, decision: Decision) -> None:
-        for snapshot in needed_snapshots(before) - needed_snapshots(decision.memory):
-            self._opened.snapshots.discard(snapshot)
+        discard_needless(self._opened.snapshots, before, decision.memory)
 
 
 def deliver(
@@ -112,12 +122,36 @@ def deliver(
     return receipt_of(remainder.memory)
 
 
+def conclude(folder: Path, outcome: Outcome, reason: str, clock: Clock) -> Memory:
+    """Ends the training of the session in `folder` if nobody ended it, now that nobody can; else changes nothing.
+
+    Raises what `opening.reopen` raises.
+    """
+    with _opened(folder, clock) as opened:
+        if opened.door.memory.state in OPEN_ENDED:
+            opened.door.tell(Abort, outcome=outcome, reason=reason)
+        return opened.door.memory
+
+
 def give_up(folder: Path, reason: str, clock: Clock) -> Memory:
     """Gives up what waits or is refused in the session that lies in `folder`; no hub is needed for that.
 
     A training that nobody ended is ended first, by the same word: outcome `unknown`. What is left to deliver then is
     at most the word of the end, to a hub that knows the session. Raises what `opening.reopen` raises.
     """
+    with _opened(folder, clock) as opened:
+        if opened.door.memory.state in OPEN_ENDED:
+            opened.door.tell(Abort, outcome=Outcome.UNKNOWN, reason=reason)
+        if opened.door.memory.state is not State.IDLE:
+            opened.door.tell(GiveUp, reason)
+        if opened.door.memory.hub is None and opened.door.memory.outstanding:
+            opened.door.tell(GiveUp, reason)  # no hub ever heard of it, so none needs to hear of its end
+        return opened.door.memory
+
+
+@contextmanager
+def _opened(folder: Path, clock: Clock) -> Iterator[Opened]:
+    """A session without a sender; the copies that nobody needs any more go while it is open."""
 
     def heard(before: Memory, decision: Decision) -> None:
         for snapshot in needed_snapshots(before) - needed_snapshots(decision.memory):
@@ -125,13 +159,7 @@ def give_up(folder: Path, reason: str, clock: Clock) -> Memory:
 
     opened = reopen(folder, clock, heard)
     try:
-        if opened.door.memory.state in _OPEN_ENDED:
-            opened.door.tell(Abort, outcome=Outcome.UNKNOWN, reason=reason)
-        if opened.door.memory.state is not State.IDLE:
-            opened.door.tell(GiveUp, reason)
-        if opened.door.memory.hub is None and opened.door.memory.outstanding:
-            opened.door.tell(GiveUp, reason)  # no hub ever heard of it, so none needs to hear of its end
-        return opened.door.memory
+        yield opened
     finally:
         opened.close()
 
