@@ -41,6 +41,10 @@ class Index:
 
     def folders(self) -> Iterator[Path]:
         """The folders of the sessions that still exist, oldest first (ids sort by time)."""
+        return (where for _, where in self.entries())
+
+    def entries(self) -> Iterator[tuple[str, Path]]:
+        """The same with the names under which they were entered."""
         if not self._folder.is_dir():
             return
         for entry in sorted(self._folder.iterdir()):
@@ -52,12 +56,12 @@ class Index:
                 continue  # it was removed just now, or is nobody's entry: such a session is found in its directory
             where = Path(os.fsdecode(text.removesuffix(b"\n")))
             if where.is_absolute() and where.is_dir():
-                yield where
+                yield entry.name, where
 
 
 def sessions_in(directory: Path) -> Iterator[Path]:
-    """The session folders of one directory, such as `.hubstate/`, oldest first."""
+    """The session folders of one directory, such as `.hubstate/`, oldest first. Hidden ones are on their way out."""
     if directory.is_dir():
         for folder in sorted(directory.iterdir()):
-            if folder.is_dir() and any(folder.glob("journal-*")):
+            if not folder.name.startswith(".") and folder.is_dir() and any(folder.glob("journal-*")):
                 yield folder

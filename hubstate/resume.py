@@ -33,7 +33,19 @@ def open_session(
         Index(found.data_folder / "sessions").enter(opened.folder.name, opened.folder)
     except StorageError as failure:
         log("hubstate.resume").warning("hubstate.session_not_indexed", reason=str(failure))
+    if found.run is not None:
+        _tell_run(opened, found.run)
     return opened
+
+
+def _tell_run(opened: Opened, run: Path) -> None:
+    """Lets `hubstate run` know which attempt of which session is its command's, so that it can end that one truly."""
+    memory = opened.door.memory
+    attempt = memory.attempt + (memory.state is State.IDLE)  # an idle session is about to begin its next one
+    try:
+        Index(run).enter(f"{opened.folder.name}-{attempt}", opened.folder)
+    except StorageError as failure:
+        log("hubstate.resume").warning("hubstate.run_not_told", reason=str(failure))
 
 
 def _resumed(

@@ -21,9 +21,20 @@ import platformdirs
 
 from hubstate.errors import SettingsError, StorageError
 
-__all__ = ["MODES", "Settings", "data_folder", "for_hub", "remember_login", "resolve", "user_file"]
+__all__ = [
+    "MODES",
+    "RUN_VARIABLE",
+    "Settings",
+    "data_folder",
+    "for_hub",
+    "remember_login",
+    "resolve",
+    "user_file",
+]
 
 MODES = ("on", "offline", "off")
+#: Set by `hubstate run` for its command, and by nobody else.
+RUN_VARIABLE = "HUBSTATE_RUN"
 _DEFAULTS = {"metrics": 3.0, "checkpoint": 900.0, "heartbeat": 300.0}
 _PROJECT_KEYS = {"hub", "directory", "mode", "project", "group", "limits"}
 
@@ -41,6 +52,8 @@ class Settings:
     limits: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULTS))
     data_folder: Path = Path()
     rank: int = 0
+    #: Where `hubstate run` wants to hear which sessions its command opened; None where nobody listens.
+    run: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +120,7 @@ def resolve(
         limits=_limits(limits, env, project_values.get("limits", {}), project_name, sources),
         data_folder=data_folder(),
         rank=_rank(env),
+        run=_run(env),
         sources=sources,
     )
 
@@ -293,3 +307,9 @@ def _rank(env: Mapping[str, str]) -> int:
     """The rank of this process in a distributed job; 0 where there is none."""
     rank = env.get("RANK", "0")
     return int(rank) if re.fullmatch("-?[0-9]+", rank) else 0
+
+
+def _run(env: Mapping[str, str]) -> Path | None:
+    """The folder of the `hubstate run` that this process descends from, as long as that one lives."""
+    folder = Path(env.get(RUN_VARIABLE, ""))
+    return folder if folder.is_absolute() and os.access(folder, os.W_OK | os.X_OK) else None
