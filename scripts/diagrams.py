@@ -15,10 +15,36 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubstate.diagram import render
+from hubstate.diagram import Taken, render
 
 #: The whole files, and the format of each.
-FILES = {"diagrams/machine.mmd": "mermaid", "diagrams/machine.md": "markdown"}
+FILES = {
+    "diagrams/machine.svg": "svg",
+    "diagrams/machine.mmd": "mermaid",
+    "diagrams/machine.dot": "dot",
+    "diagrams/machine.md": "markdown",
+    "diagrams/machine.json": "json",
+}
+#: The way of a session, as an example: training goes on, twelve epochs are over, one call came out of turn.
+EXAMPLE = "diagrams/session.svg"
+STEPS = (
+    Taken("idle", "pretrain_routine_start", "session_created", {"may_open": True}),
+    Taken("session_created", "pretrain_routine_end", "timing"),
+    Taken("timing", "train_start", "training"),
+    Taken("training", "pretrain_routine_end", "training", illegal=True),
+    *[Taken("training", "fit_epoch_end", "training", {"metrics_due": True})] * 9,
+    *[Taken("training", "fit_epoch_end", "training", {"metrics_due": False})] * 3,
+    Taken("training", "model_save", "training", {"keep_due": True, "checkpoint_due": True}),
+    *[Taken("training", "model_save", "training", {"keep_due": True, "checkpoint_due": False})] * 4,
+    *[Taken("training", "model_save", "training", {"keep_due": False}, held=True)] * 7,
+    *[
+        Taken(
+            "training", "tick", "training", {"metrics_due": True, "rows_wait": True, "checkpoint_due": False}
+        )
+    ]
+    * 3,
+    *[Taken("training", "delivered", "training")] * 14,
+)
 #: The pages that hold marked blocks.
 PAGES = ("README.md", "docs/machine.md")
 
@@ -33,10 +59,16 @@ def _filled(block: re.Match[str]) -> str:
     return f"{start}{text}{end}"
 
 
+def files() -> Iterator[tuple[str, str]]:
+    """Each whole file, and its text."""
+    yield from ((name, render(form)) for name, form in FILES.items())
+    yield EXAMPLE, render("svg", STEPS, title="digits")
+
+
 def stale(root: Path) -> Iterator[tuple[Path, str]]:
     """Each copy below `root` that is not what the table says, and the text that it should have."""
-    for name, form in FILES.items():
-        path, text = root / name, render(form)
+    for name, text in files():
+        path = root / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             yield path, text
     for name in PAGES:
