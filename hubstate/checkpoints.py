@@ -69,7 +69,8 @@ class Checkpoints:
     def __init__(self, door: Door, snapshots: Snapshots) -> None:
         self._door = door
         self._snapshots = snapshots
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may save in the middle of a save
+        self._taken = 0
 
     def save(self, path: Path, epoch: int, fitness: float | None, kind: CheckpointKind) -> Decision:
         """Tells the session of a saved file, and keeps a copy if the machine says so.
@@ -130,8 +131,8 @@ class Checkpoints:
 
     def _name(self, kind: CheckpointKind, epoch: int, path: Path) -> str:
         """A snapshot's name: it never repeats within a session, and ends as the file does."""
-        memory = self._door.memory
-        return f"{kind.value}-{epoch:06d}-{memory.attempt}-{memory.saves + 1}{path.suffix[:16]}"
+        self._taken += 1
+        return f"{kind.value}-{epoch:06d}-{self._door.memory.attempt}-{self._taken}{path.suffix[:16]}"
 
 
 def _kept(decision: Decision) -> KeepCheckpoint | None:

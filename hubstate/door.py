@@ -6,6 +6,9 @@ held for that one write and for nothing else: no file is copied, synced or sent 
 
 While the journal cannot be written, steps wait in bounded memory, in order; each later call tries again first. What
 waits there is adopted, so that the session goes on, but nothing of it leaves: the outbox reads the journal alone.
+
+A signal handler runs between two instructions of the main thread, so it may speak in the middle of a `tell` of the
+same thread, which holds the lock. What it says follows that step; waiting for the lock would never end.
 """
 
 from __future__ import annotations
@@ -47,6 +50,10 @@ class Door:
         self._monotonic = clock.monotonic()
         self._listener = listener
         self._lock = threading.Lock()
+        #: The thread that holds the lock for a `tell`, what a signal handler said meanwhile, and whether it closed.
+        self._teller: int | None = None
+        self._meanwhile: deque[tuple[type[Event], tuple[Any, ...], dict[str, Any]]] = deque()
+        self._close_afterwards = False
         self._pid = os.getpid()
         self._waiting: deque[tuple[Step, Memory]] = deque()
         #: The step that is being written, and the memory after it. Not None outside `tell`: an exception broke in.
@@ -73,29 +80,59 @@ class Door:
     def tell(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
         """Says an event, made of `kind` and its fields behind `at`; returns what followed.
 
-        In a forked child, and after `close`, nothing happens and the refusal says so. Raises what the event's own
-        checks raise for a wrong field.
+        In a forked child, and after `close`, nothing happens and the refusal says so. From a signal handler that broke
+        into a `tell`, it happens after that one, and the refusal says so. Raises what the event's own checks raise for a
+        wrong field.
         """
         if os.getpid() != self._pid:
             return self._not_mine(
                 kind(self.now(), *fields, **named), "this process is a child of the one that owns it"
             )
-        with self._lock:
-            self._take_up()
+        if self._broke_in():
             event = kind(self.now(), *fields, **named)
-            if self._closed:
-                return self._not_mine(event, "the session is closed here")
-            before = self._memory
-            decision = decide(before, event)
-            if decision.journalled and not self._write(before, decision):
-                return self._not_mine(
-                    event, "the journal cannot be written, and no memory is left to hold the row"
-                )
-            self._memory = decision.memory
-            self._begun = None
-        if decision.actions or (decision.memory is not before and not isinstance(event, _ROW_EVENTS)):
+            self._meanwhile.append((kind, fields, named))
+            return self._not_mine(event, "said in the middle of another step; it follows that one")
+        with self._lock:
+            self._teller = threading.get_ident()
+            try:
+                before, decision = self._step(kind, fields, named)
+            finally:
+                self._teller = None
+        if self._meanwhile or self._close_afterwards:
+            self._catch_up()
+        if decision.actions or (decision.memory is not before and kind not in _ROW_EVENTS):
             self._listener(before, decision)
         return decision
+
+    def _step(
+        self, kind: type[Event], fields: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Memory, Decision]:
+        """Under the lock: decides, writes and adopts; returns the memory before it as well."""
+        self._take_up()
+        event = kind(self.now(), *fields, **named)
+        before = self._memory
+        if self._closed:
+            return before, self._not_mine(event, "the session is closed here")
+        decision = decide(before, event)
+        if decision.journalled and not self._write(before, decision):
+            return before, self._not_mine(
+                event, "the journal cannot be written, and no memory is left to hold the row"
+            )
+        self._memory = decision.memory
+        self._begun = None
+        return before, decision
+
+    def _broke_in(self) -> bool:
+        """Whether this is a signal handler in the middle of a `tell` of the same thread."""
+        return self._teller is not None and self._teller == threading.get_ident() and self._lock.locked()
+
+    def _catch_up(self) -> None:
+        """Says what a signal handler said meanwhile, and closes if it closed."""
+        while self._meanwhile:
+            kind, fields, named = self._meanwhile.popleft()
+            self.tell(kind, *fields, **named)
+        if self._close_afterwards:
+            self.close()
 
     def look(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
         """What would follow from an event just now. It changes nothing and consumes nothing."""
@@ -103,7 +140,7 @@ class Door:
 
     def flush(self) -> None:
         """Tries to write what waits in memory, if anything does."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self._broke_in():
             return
         with self._lock:
             self._take_up()
@@ -126,6 +163,9 @@ class Door:
         """
         if os.getpid() != self._pid:
             return  # what a forked child would write, its parent knows nothing of
+        if self._broke_in():
+            self._close_afterwards = True
+            return
         with self._lock:
             if self._closed:
                 return

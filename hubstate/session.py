@@ -189,7 +189,7 @@ class Session:
         self._posting: Posting | None = None
         self._threads = SenderThreads(self._make_posting, clock, sync=self._sync)
         self._changed = threading.Event()
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()  # a signal handler may log in the middle of the first log
         self._unsynced: deque[str] = deque()
         self._epoch: int | None = None
         self._stopped = False

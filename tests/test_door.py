@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -392,3 +393,33 @@ def test_the_failure_is_the_journals(tmp_path):
     """A journal that fails says so by one error, which is a StorageError and an OSError."""
     assert issubclass(JournalFailing, StorageError)
     assert issubclass(JournalFailing, OSError)
+
+
+# -- signal handlers ---------------------------------------------------------------------------------------------
+
+
+def test_a_signal_handler_may_speak_in_the_middle_of_a_step(tmp_path, monkeypatch):
+    """What a handler says while the same thread writes a line follows that line, and nobody waits for ever."""
+    door = train(door_in(tmp_path))
+    answers = []
+    write = os.write
+
+    def interrupted(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(journal.os, "write", write)
+        signal.raise_signal(signal.SIGUSR1)
+        return write(fd, data)
+
+    def handler(_number, _frame):
+        answers.append(row(door, epoch=1).refusal)
+        door.flush()
+        door.close()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        monkeypatch.setattr(journal.os, "write", interrupted)
+        assert row(door, epoch=0).refusal is None
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [step.event.epoch for step in steps(tmp_path) if step.row] == [0, 1]
+    assert "follows" in answers[0].reason
+    assert "closed" in row(door, epoch=2).refusal.reason
