@@ -154,8 +154,7 @@ def _opened(folder: Path, clock: Clock) -> Iterator[Opened]:
     """A session without a sender; the copies that nobody needs any more go while it is open."""
 
     def heard(before: Memory, decision: Decision) -> None:
-        for snapshot in needed_snapshots(before) - needed_snapshots(decision.memory):
-            opened.snapshots.discard(snapshot)
+        discard_needless(opened.snapshots, before, decision.memory)
 
     opened = reopen(folder, clock, heard)
     try:
