@@ -26,6 +26,7 @@ __all__ = [
     "RUN_VARIABLE",
     "Settings",
     "data_folder",
+    "for_command",
     "for_hub",
     "remember_login",
     "resolve",
@@ -134,6 +135,12 @@ def for_hub(address: str, found: Settings, *, environment: Mapping[str, str] | N
     if found.hub not in (None, address.rstrip("/")):
         env.pop("HUBSTATE_API_KEY", None)
     return resolve(hub=address, environment=env)
+
+
+def for_command(run: Path | None) -> dict[str, str]:
+    """The environment for a command of `hubstate run`, which notes its sessions in the folder `run`."""
+    env = {name: value for name, value in os.environ.items() if name != RUN_VARIABLE}
+    return env if run is None else {**env, RUN_VARIABLE: str(run)}
 
 
 def remember_login(hub: str, api_key: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hubstate.cli import demo, diagram, doctor, hub, login, status, sync, trace
+from hubstate.cli import demo, diagram, doctor, hub, login, run, status, sync, trace
 from hubstate.cli.ends import Commands
 
 __all__ = ["app"]
@@ -44,6 +44,7 @@ def hubstate(
 _START, _RUNS, _HUB, _HERE = "Start here", "Training runs", "The hub", "This installation"
 
 app.command(rich_help_panel=_START)(demo.demo)
+app.command(rich_help_panel=_RUNS, context_settings=run.SETTINGS)(run.run)
 app.command(rich_help_panel=_RUNS)(status.status)
 app.command(rich_help_panel=_RUNS)(sync.sync)
 app.command(rich_help_panel=_RUNS)(trace.trace)
