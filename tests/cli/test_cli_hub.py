@@ -167,4 +167,4 @@ def test_the_demo_ends_by_its_own_code(hub, tmp_path):
     assert "done" in ended.stdout
     (told,) = json.loads(run("status", "--json").stdout)
     assert (told["state"], told["delivered"], told["hub"]) == ("done", 2, hub.url)
-    assert "tick" in run("trace", told["id"]).stdout
+    assert "finalizing → done" in run("trace", told["id"]).stdout

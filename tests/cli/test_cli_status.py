@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -11,6 +12,11 @@ from pathlib import Path
 
 import pytest
 from command import EXECUTABLE, run, silent, trained
+
+import hubstate
+from hubstate.cli.screen import ago, width_of
+from hubstate.events import TrainStart
+from hubstate.server.running import running
 
 
 def on_terminal(columns: int, *arguments: str) -> str:
@@ -120,6 +126,48 @@ def test_one_session_is_told_whole():
     assert json.loads(run("status", session[:12].lower(), "--json").stdout)[0]["id"] == session
 
 
+def test_a_delivered_session_is_told_with_its_page_and_its_file(tmp_path):
+    """What a hub holds is told: its address, the page, the digest of the final file, and what it could not take."""
+    weights = tmp_path / "last.pt"
+    weights.write_bytes(b"weights")
+    with running(tmp_path / "hub") as hub:
+        with hubstate.start("digits", epochs=1, hub=hub.url) as session:
+            for _ in session.epochs():
+                session.log({"loss": 1.0})
+                session.save(weights)
+        text = run("status", session.id).stdout
+    assert f"{hub.url}/models/{session.id}" in text
+    assert hashlib.sha256(b"weights").hexdigest() in text
+    assert "1 delivered, 0 waiting" in text
+
+
+def test_a_living_session_is_told_with_its_owner():
+    """Whoever wonders which process holds a session reads its id."""
+    with hubstate.start("digits", mode="offline") as session:
+        session.log({"loss": 1.0})
+        assert f"process {os.getpid()}" in run("status", session.id).stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (7_200, "2 h"), (200_000, "2 d")]
+)
+def test_how_long_ago_is_one_figure(seconds, words):
+    """A time is told in the biggest unit that it fills; one that lies ahead counts as now."""
+    assert ago(1_000_000.0, 1_000_000.0 + seconds) == words
+
+
+def test_a_screen_counts_columns_and_not_letters():
+    """Letters that take two columns of a terminal, and such that take none, keep the columns aligned."""
+    assert (width_of("digits"), width_of("数字"), width_of("e\N{COMBINING ACUTE ACCENT}")) == (6, 4, 1)
+
+
+def test_the_doctor_fits_a_terminal():
+    """What the doctor tells goes on below, indented, where a line is too long for the terminal."""
+    text = plain(on_terminal(60, "doctor"))
+    assert "!!  hub           no hub is set" in text
+    assert "\n                  " in text
+
+
 def test_a_name_cannot_steer_the_terminal():
     """Control characters that came in with a name are shown as what they are: nothing."""
     trained("evil\x1b[2Jname")
@@ -171,8 +219,6 @@ def test_the_trace_for_programs_is_the_journal():
 
 def test_what_was_held_back_and_why_is_in_the_trace(tmp_path):
     """A refusal is told with its reason, an illegal event as such."""
-    import hubstate
-
     weights = tmp_path / "last.pt"
     weights.write_bytes(b"weights")
     with hubstate.start("digits", mode="offline", epochs=1) as session:
@@ -180,7 +226,7 @@ def test_what_was_held_back_and_why_is_in_the_trace(tmp_path):
             session.log({"loss": 1.0})
             session.save(weights)
             session.save(weights)
-        session.tell(hubstate.session.TrainStart)
+        session.tell(TrainStart)
     text = run("trace", session.id).stdout
     assert "held back: not strictly better" in text
     assert "illegal: " in text
