@@ -350,17 +350,23 @@ class Session:
         """
         if not isinstance(timeout, int | float) or not isfinite(timeout) or timeout < 0:
             raise UsageError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
-        if not self._closed and self._opened is not None:
+        if self._is_mine() and not self._closed:
             try:
                 self._begin_training()
                 if self.state is State.TRAINING:
-                    outcome = Outcome.STOPPED if self._stopped else Outcome.FINISHED
-                    final = None if self._checkpoints is None else self._checkpoints.name_final()
-                    self._door.tell(TrainEnd, outcome=outcome, final=final)
+                    self._end_training()
                 self._wait(timeout)
             finally:
                 self.close()  # Ctrl-C ends the waiting, and not the session
         return self.receipt
+
+    def _end_training(self) -> None:
+        final = None
+        try:
+            final = None if self._checkpoints is None else self._checkpoints.name_final()
+        finally:  # Ctrl-C ends the copying of a large file, and not the word
+            outcome = Outcome.STOPPED if self._stopped else Outcome.FINISHED
+            self._door.tell(TrainEnd, outcome=outcome, final=final)
 
     def abort(
         self, reason: str, *, outcome: Outcome = Outcome.FAILED, timeout: float = AFTER_ABORT
@@ -369,17 +375,26 @@ class Session:
 
         `outcome`: `failed`, `interrupted`, `stopped` or `unknown`. After the end of the training it only lets go.
         """
-        if not self._closed and self._opened is not None:
+        if self._is_mine() and not self._closed:
             try:
-                if self.state in (*_BEFORE_TRAINING, State.TRAINING):
-                    self._door.tell(Abort, outcome=outcome, reason=reason)
-                self._wait(timeout)
+                try:
+                    self._say_abort(outcome, reason)
+                    self._wait(timeout)
+                finally:
+                    self._say_abort(outcome, reason)  # once more, if a second Ctrl-C broke into the word
             finally:
                 self.close()
         return self.receipt
 
+    def _say_abort(self, outcome: Outcome, reason: str) -> None:
+        self._door.flush()  # a word that Ctrl-C broke into counts if it was written
+        if self.state in (*_BEFORE_TRAINING, State.TRAINING):
+            self._door.tell(Abort, outcome=outcome, reason=reason)
+
     def flush(self, timeout: float = 30.0) -> bool:
         """Waits at most `timeout` seconds until the hub holds all that was recorded so far; tells whether it does."""
+        if not self._is_mine():
+            return self._is_drained()
         if self._posting is not None:
             self._posting.hurry()
         self._threads.poke(files=True)
@@ -388,11 +403,13 @@ class Session:
 
     def close(self) -> None:
         """Lets go of the session at once, whatever waits. What was recorded stays, and leaves with a later process."""
-        if self._closed or self._opened is None or os.getpid() != self._opened.ownership.pid:
+        if self._closed or self._opened is None or not self._is_mine():
             return
         self._closed = True
-        self._threads.stop(LETTING_GO)
-        self._opened.close()
+        try:
+            self._threads.stop(LETTING_GO)
+        finally:
+            self._opened.close()  # also where Ctrl-C ends the waiting: who lives on must not own it for ever
 
     def __enter__(self) -> Self:
         return self
@@ -413,6 +430,10 @@ class Session:
         return f"<hubstate session {self.id or '(none)'}: {self.state.value}, {self.outcome.value}>"
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _is_mine(self) -> bool:
+        """Whether this process has the session open, and is no forked child of the one that has."""
+        return self._opened is not None and os.getpid() == self._opened.ownership.pid
 
     def _announce(self, wish: Wish) -> None:
         """Says that training is about to be prepared, unless the session is over and opens as it is."""
