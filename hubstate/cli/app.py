@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hubstate.cli import demo, diagram, doctor, hub, login, run, status, sync, trace
+from hubstate.cli import demo, diagram, doctor, export, forget, hub, login, run, status, sync, trace
 from hubstate.cli.ends import Commands
 
 __all__ = ["app"]
@@ -48,6 +48,8 @@ app.command(rich_help_panel=_RUNS, context_settings=run.SETTINGS)(run.run)
 app.command(rich_help_panel=_RUNS)(status.status)
 app.command(rich_help_panel=_RUNS)(sync.sync)
 app.command(rich_help_panel=_RUNS)(trace.trace)
+app.command(rich_help_panel=_RUNS)(export.export)
+app.command(rich_help_panel=_RUNS)(forget.forget)
 app.command(rich_help_panel=_HUB)(login.login)
 app.command(rich_help_panel=_HUB)(hub.serve)
 app.add_typer(hub.keys, name="keys", rich_help_panel=_HUB)

@@ -11,7 +11,7 @@ from hubstate.cli.screen import clean
 from hubstate.hubs.base import Hub
 from hubstate.receipt import receipt_of
 
-__all__ = ["delivering"]
+__all__ = ["counting", "delivering"]
 
 
 @contextmanager
@@ -55,3 +55,16 @@ def _counts(memory: Memory) -> str:
     receipt = receipt_of(memory)
     files = receipt.files_delivered + receipt.files_waiting
     return f"rows {receipt.rows_delivered}/{receipt.rows}, files {receipt.files_delivered}/{files}"
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Shows how many lines were read while the block lasts; the block calls what it gets with the number."""
+    if not sys.stderr.isatty():
+        yield lambda _lines: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(what) as status:
+        yield lambda lines: status.update(f"{what}: {lines:,} lines")

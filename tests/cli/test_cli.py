@@ -20,7 +20,20 @@ from hubstate.errors import (
     UsageError,
 )
 
-COMMANDS = ["demo", "diagram", "doctor", "keys", "login", "run", "serve", "status", "sync", "trace"]
+COMMANDS = [
+    "demo",
+    "diagram",
+    "doctor",
+    "export",
+    "forget",
+    "keys",
+    "login",
+    "run",
+    "serve",
+    "status",
+    "sync",
+    "trace",
+]
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
