@@ -7,7 +7,7 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import NAMESPACE, Box, boxes, crossing, group, groups, overlapping, segments, words_in
 from walks import WALKS
@@ -174,6 +174,7 @@ RULES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(RULES, max_size=10))
 def test_any_table_is_drawn_whole(table):
     """A table of any shape is drawn with every row in it, and still nothing lies on anything else."""
@@ -285,6 +286,7 @@ def test_every_letter_has_a_width():
     assert width("ab", 13) == width("ba", 13)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=60), st.integers(40, 200))
 def test_wrapping_keeps_every_letter_and_every_limit(text, most):
     """Wrapped lines hold the same letters in the same order, and none is wider than allowed."""

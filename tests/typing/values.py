@@ -3,7 +3,7 @@
 from typing import assert_type
 
 from hubstate.actions import Condition
-from hubstate.diagram import render
+from hubstate.diagram import Taken, render, render_svg
 from hubstate.limits import Limits
 from hubstate.receipt import Receipt
 from hubstate.states import Outcome, State
@@ -14,6 +14,8 @@ Limits(metrics="3")  # type: ignore[arg-type]
 Limits().metrics = 1.0  # type: ignore[misc]
 
 assert_type(render("mermaid"), str)
+assert_type(render("svg", [Taken("idle", "tick", "idle")], title="digits"), str)
+assert_type(render_svg(style=False), str)
 
 
 def read(receipt: Receipt) -> None:
