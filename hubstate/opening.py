@@ -126,8 +126,7 @@ def begin_attempt(folder: Path, clock: Clock, listener: Listener) -> Opened:
     ownership = Ownership(folder)
     try:
         recovery = recover(folder)
-        recovery = recovery._replace(memory=for_next_attempt(recovery.memory))
-        return _opened(folder, ownership, recovery, clock, listener)
+        return _opened(folder, ownership, recovery, clock, listener, memory=for_next_attempt(recovery.memory))
     except BaseException:
         ownership.release()
         raise
@@ -141,12 +140,20 @@ def for_next_attempt(memory: Memory) -> Memory:
 
 
 def _opened(
-    folder: Path, ownership: Ownership, recovery: Recovery, clock: Clock, listener: Listener
+    folder: Path,
+    ownership: Ownership,
+    recovery: Recovery,
+    clock: Clock,
+    listener: Listener,
+    *,
+    memory: Memory | None = None,
 ) -> Opened:
     snapshots = Snapshots(folder / "snapshots")
     snapshots.sweep(needed_snapshots(recovery.memory))
     journal = Journal(folder, recovery)
-    return Opened(folder, ownership, recovery, Door(journal, recovery.memory, clock, listener), snapshots)
+    # An attempt begins in the journal with its first step: a process that dies before it leaves the session as it was.
+    door = Door(journal, recovery.memory if memory is None else memory, clock, listener)
+    return Opened(folder, ownership, recovery, door, snapshots)
 
 
 def needed_snapshots(memory: Memory) -> set[str]:

@@ -172,6 +172,15 @@ def test_the_next_attempt_is_a_fresh_machine_with_the_memory_kept(tmp_path, cloc
     again.close()
 
 
+def test_an_attempt_that_never_began_leaves_the_session_as_it_was(tmp_path, clock):
+    """A process that dies between opening and its first step changes nothing: what waits still leaves by itself."""
+    opened = create(tmp_path, FIRST, clock, deaf)
+    memory = train(opened.door).memory
+    opened.close()
+    begin_attempt(opened.folder, clock, deaf).close()
+    assert peek(opened.folder).memory == memory
+
+
 def test_reopening_changes_nothing(tmp_path, clock):
     """A session that is opened to be delivered is in the state that it was left in."""
     opened = create(tmp_path, FIRST, clock, deaf)
