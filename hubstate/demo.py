@@ -11,7 +11,9 @@ of earlier runs keep their addresses.
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -381,7 +383,10 @@ def _is_held(seen: Peek) -> bool:
 
 def _command(*words: object) -> str:
     """A command line for people to copy."""
-    return shlex.join(["hubstate", *(str(word) for word in words)])
+    # The program as whoever reads this can call it: `scripts/demo` runs one that is on no path.
+    called = Path(sys.argv[0])
+    on_path = shutil.which("hubstate") is not None or called.name != "hubstate"
+    return shlex.join(["hubstate" if on_path else os.path.relpath(called), *(str(word) for word in words)])
 
 
 def _stay(show: Show, place: _Place) -> None:
