@@ -372,7 +372,7 @@ def lay_out(table: Sequence[Row], way: Way | None) -> Picture:
         for state in State
     }
     widest = max(card.width for state, card in cards.items() if state is not plan.sink)
-    axis = _MARGIN + widest // 2 + RING
+    axis = _MARGIN + max(card.width // 2 + card.ring for one, card in cards.items() if one is not plan.sink)
     caption = _caption(way, widest)
     top = _MARGIN + _LINE * len(caption) + (12 if caption else 0)
 

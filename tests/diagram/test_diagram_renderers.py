@@ -35,19 +35,19 @@ MERMAID_SHA256 = "581ed7d74bd9048d0e3a91363927d72ef22942d7722546b27f7cc29e35390e
 SHOWN = ["machine", "training", "done", "aborted", "refused", "crowded"]
 
 
-def program(*names: str) -> str:
-    """The first of these programs that this machine has; else the test is skipped."""
+def program(*names: str, package: str) -> str:
+    """The first of these programs that this machine has; else the test is skipped, naming Debian's package."""
     for name in names:
         if found := shutil.which(name):
             return found
-    pytest.skip(f"this machine has no {names[0]}: install Debian's package of that name to run this test")
+    pytest.skip(f"this machine has no {names[0]}: install Debian's package {package} to run this test")
 
 
 class Chromium:
     """A headless browser without a network. `dark`: it belongs to somebody who prefers dark pages."""
 
     def __init__(self, folder: Path) -> None:
-        self._program = program("chromium", "chromium-browser", "google-chrome")
+        self._program = program("chromium", "chromium-browser", "google-chrome", package="chromium")
         self._folder = folder
 
     def _run(self, page: Path, *options: str, dark: bool) -> str:
@@ -257,7 +257,7 @@ def mermaid_script() -> Path:
 
 
 def _fetch(kept: Path) -> None:
-    npm = program("npm")
+    npm = program("npm", package="npm")
     folder = kept.with_suffix(f".{os.getpid()}")
     folder.mkdir()
     try:
@@ -305,7 +305,7 @@ def test_mermaid_reads_and_draws_it(chromium, mermaid_script, walk):
 @pytest.mark.parametrize("walk", WALKS)
 def test_graphviz_reads_and_draws_it(walk):
     """Graphviz accepts the digraph without a warning, and draws each state as one node."""
-    dot = program("dot", "graphviz")
+    dot = program("dot", package="graphviz")
     drawn = render("dot", WALKS[walk], title='digits <b> & "more"')
     done = subprocess.run(
         [dot, "-Tsvg"], input=drawn, capture_output=True, text=True, check=False, timeout=120
