@@ -38,7 +38,9 @@ from hubstate.machine import TABLE_DIGEST
 from hubstate.states import State
 
 __all__ = [
+    "BEGINNING",
     "FORMAT",
+    "HALF_A_LINE",
     "Damage",
     "Entry",
     "Head",
@@ -49,6 +51,7 @@ __all__ = [
     "compress_closed",
     "read",
     "recover",
+    "segments",
 ]
 
 FORMAT = 1
@@ -157,6 +160,10 @@ _CHECK_DIGITS = 16
 _TAIL, _CHAIN_AT = len(b',"p":"","h":""}') + 2 * _CHECK_DIGITS, len(b',"p":"')
 #: What stands for "the check before" in the first line of all.
 _NO_CHECK = "0" * _CHECK_DIGITS
+#: Where a reader begins who wants to be told of a lost beginning, too.
+BEGINNING = Position(1, 0, _NO_CHECK)
+#: The damage that a power cut may leave: what was being written, at the end of a segment that nobody goes on with.
+HALF_A_LINE = "half a line; the segment ends at the line before it"
 
 
 def _check(before: str, text: bytes) -> str:
@@ -375,11 +382,11 @@ def read(folder: Path, after: Position | None = None) -> Iterator[Entry]:
     newest segment is one that is being written, and is left for the next call.
     """
     position = after or Position()
-    segments = [number for number in _segments(folder) if number >= position.segment]
-    for number in segments:
+    numbers = [number for number in segments(folder) if number >= position.segment]
+    for number in numbers:
         if number != position.segment:
             position = Position(number, 0, position.check)
-        for entry in _read_segment(folder, position, newest=number == segments[-1]):
+        for entry in _read_segment(folder, position, newest=number == numbers[-1]):
             position = entry.position
             yield entry
 
@@ -389,7 +396,7 @@ def recover(folder: Path) -> Recovery:
 
     Raises `JournalDamaged` if no head can be read at all.
     """
-    numbers = _segments(folder)
+    numbers = segments(folder)
     if not numbers:
         return Recovery(Memory(), 0, 0, "", ())
     damages: tuple[Damage, ...] = ()
@@ -434,7 +441,8 @@ def adopt_step(memory: Memory, step: Step) -> Memory:
     return after
 
 
-def _segments(folder: Path) -> list[int]:
+def segments(folder: Path) -> list[int]:
+    """The numbers of the segments in a folder, in order. Raises `StorageError` if it cannot be looked into."""
     try:
         names = [file.name for file in folder.iterdir()]
     except FileNotFoundError:
@@ -513,7 +521,7 @@ def _judge(line: bytes, name: str, *, first: bool) -> tuple[Head | Step | str, s
     The checks are empty for a damaged line.
     """
     if not line.endswith(b"\n"):
-        return "half a line; the segment ends at the line before it", "", ""
+        return HALF_A_LINE, "", ""
     text, tail = line[: -_TAIL - 1] + b"}", line[-_TAIL - 1 : -1]
     chain = tail[_CHAIN_AT:][:_CHECK_DIGITS].decode("ascii", "replace")
     check = tail[-_CHECK_DIGITS - 2 : -2].decode("ascii", "replace")
@@ -544,7 +552,7 @@ def compress_closed(folder: Path, current: int) -> None:
 
     Raises `StorageError` if the disk does not take it; nothing is lost then.
     """
-    for number in _segments(folder):
+    for number in segments(folder):
         plain = folder / _name(number)
         if number >= current or not plain.exists():
             continue

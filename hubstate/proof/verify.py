@@ -1,0 +1,427 @@
+"""The journal as evidence: every line of a session is judged again, from the first to the last.
+
+Reading proves that the lines are those that were written: each carries a check of itself and of the line before it.
+But whoever edits a journal can compute the checks anew, so nothing here rests on them. The journal is replayed: each
+step is decided again by `controller.decide`, with the memory that the lines before it left, and has to come out as it
+was recorded; the head of each segment has to hold the memory that was replayed; times do not go back within a segment,
+which one process wrote; a receipt has to be one for a delivery that was asked for before, with one digest for one
+file, the file's own where that is still here; and the properties of `proof.properties` are watched on the way.
+
+What cannot be known from a journal alone: whether lines are missing at its end, whether the number in a row is the
+one that the trainer told (`proof.holdings` compares them with the hub's), and whether the whole of it was made up,
+decision by decision.
+
+Steps that were decided by another table than this one's cannot be decided again. They are adopted as they are, their
+numbers, states, rows, receipts and times are judged all the same, and the verdict counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hubstate.actions import Action, AnyAction, Decision, Memory, Refusal, SendCheckpoint
+from hubstate.controller import decide
+from hubstate.errors import StorageError
+from hubstate.events import Delivered, HeldUp, Refused, name_of
+from hubstate.journal import (
+    BEGINNING,
+    HALF_A_LINE,
+    Damage,
+    Head,
+    Position,
+    Step,
+    adopt_step,
+    read,
+    segments,
+)
+from hubstate.machine import TABLE_DIGEST
+from hubstate.opening import for_next_attempt, is_id
+from hubstate.proof.properties import PROPERTIES, Began, Fact, Monitor, Told
+from hubstate.snapshots import Snapshots, digest
+from hubstate.states import State
+
+__all__ = ["Place", "Verdict", "Wrong", "verify"]
+
+
+class Place(NamedTuple):
+    """A line: `line` counts from 1 within its file, of a packed one within its text."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file} line {self.line}"
+
+
+class Wrong(NamedTuple):
+    """The first line that cannot be: where it stands, what is wrong with it, and the step that it is, or should be."""
+
+    place: Place
+    n: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out. `steps` were found in order; `end` is the last line that was read.
+
+    `wrong` is None if all of it can be. `torn`: half lines, as a power cut leaves them, that nothing was built on; the
+    last may be one that is being written just now. `undecided`: how many steps were decided by which other table.
+    """
+
+    session: str
+    steps: int
+    segments: int
+    end: Place
+    torn: tuple[Place, ...] = ()
+    undecided: dict[str, int] = field(default_factory=dict)
+    wrong: Wrong | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether no line is wrong."""
+        return self.wrong is None
+
+    def __str__(self) -> str:
+        if self.wrong is not None:
+            place, n, what = self.wrong
+            return f"not accepted: {place} (step {n}): {what}"
+        end = f"line {self.end.line}" if self.segments == 1 else f"{self.end}"
+        words = [f"accepted: {self.steps} {'step' if self.steps == 1 else 'steps'}, ends at {end}"]
+        words += [f"half a line stands at {place}, and nothing was built on it" for place in self.torn]
+        words += [
+            f"{count} of them were decided by another table ({table}), and were not decided again"
+            for table, count in self.undecided.items()
+        ]
+        return "; ".join(words)
+
+
+class _Line(NamedTuple):
+    place: Place
+    segment: int
+    line: Head | Step | Damage
+
+
+def verify(folder: Path) -> Verdict:
+    """Judges the journal in `folder`, and stops at the first line that cannot be. It changes nothing.
+
+    A journal that is being written is judged as far as it has come. Raises `StorageError` if it cannot be read, or is
+    written in a format that this hubstate does not know.
+    """
+    return _Replay(folder).run()
+
+
+# -- lines -----------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """The lines of a journal with their places, in order; half lines that nothing was built on are put aside."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._position = BEGINNING
+        self._line = 0
+        self.torn: list[Place] = []
+
+    def __iter__(self) -> Iterator[_Line]:
+        half: Place | None = None
+        going_on = True
+        while going_on:
+            going_on, check = False, self._position.check
+            for position, line in read(self._folder, self._position):
+                check = position.check or check
+                found = self._placed(position, line)
+                if isinstance(line, Damage) and half is not None:
+                    yield _Line(half, position.segment, Damage(half.file, half.line, HALF_A_LINE))
+                    return
+                half = None
+                if isinstance(line, Damage) and line.what == HALF_A_LINE:
+                    # Whoever went on after a power cut built on the line before this one, and so does the replay.
+                    half, going_on = found.place, True
+                    self.torn.append(half)
+                    self._position = Position(position.segment + 1, 0, check)
+                    break
+                self._position = position
+                yield found
+            going_on = going_on or self._has_grown()
+
+    def _placed(self, position: Position, line: Head | Step | Damage) -> _Line:
+        file = f"journal-{position.segment:06d}.jsonl"
+        if isinstance(line, Damage):
+            # Of a packed segment that breaks off nobody can tell more than where the last whole line was.
+            place = Place(line.file, line.line or self._line + 1)
+            return _Line(place, position.segment, line)
+        self._line = 1 if isinstance(line, Head) else self._line + 1
+        return _Line(Place(file, self._line), position.segment, line)
+
+    def _has_grown(self) -> bool:
+        """Whether whole lines stand behind the last one that was read; half a one is noted."""
+        newest = segments(self._folder)[-1]
+        file = self._folder / f"journal-{newest:06d}.jsonl"
+        offset = self._position.offset if newest == self._position.segment else 0
+        try:
+            with file.open("rb") as text:
+                text.seek(offset)
+                rest = text.read()
+        except FileNotFoundError:
+            return False  # it is packed, and was read to its end
+        except OSError as error:
+            raise StorageError(f"cannot read {file}: {error.strerror}") from error
+        if b"\n" in rest:
+            return True
+        if rest:
+            self.torn.append(Place(file.name, self._line + 1 if offset else 1))
+        return False
+
+
+# -- the replay ------------------------------------------------------------------------------------------
+
+
+class _Impossible(Exception):
+    """What is wrong with the line that is being judged."""
+
+
+class _Replay:
+    """One reading of a journal. `_told` is the memory that recovery would find, `_memory` the one that decides."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lines = _Lines(folder)
+        self._snapshots = Snapshots(folder / "snapshots")
+        self._told = Memory()
+        self._memory = Memory()
+        self._n = 0
+        self._segment = 0
+        self._at = 0.0
+        self._table = TABLE_DIGEST
+        self._begun = False
+        #: None once another table decided: what is legal, and what may be asked for where, was another matter then.
+        self._monitor: Monitor | None = Monitor(sees_hub=False)
+        self._undecided: dict[str, int] = {}
+        self._asked: dict[str, AnyAction] = {}
+        self._digests: dict[str, str] = {}
+
+    def run(self) -> Verdict:
+        numbers = segments(self._folder)
+        if not numbers:
+            raise StorageError(f"there is no journal in {self._folder}")
+        end = Place(f"journal-{numbers[0]:06d}.jsonl", 0)
+        for place, segment, line in self._lines:
+            try:
+                self._judge(line, segment)
+            except _Impossible as wrong:
+                n = line.n if isinstance(line, Step) else self._n + 1
+                return self._verdict(end, Wrong(place, n, str(wrong)))
+            end = place
+        if not self._segment:
+            return self._verdict(end, Wrong(Place(end.file, 1), 1, "the journal has no beginning"))
+        return self._verdict(end, None)
+
+    def _judge(self, line: Head | Step | Damage, segment: int) -> None:
+        match line:
+            case Damage():
+                raise _Impossible(line.what)
+            case Head():
+                self._head(line, segment)
+            case Step():
+                self._step(line)
+
+    def _verdict(self, end: Place, wrong: Wrong | None) -> Verdict:
+        return Verdict(
+            session=self._told.session or self._folder.name,
+            steps=self._n,
+            segments=self._segment,
+            end=end,
+            torn=tuple(self._lines.torn),
+            undecided=self._undecided,
+            wrong=wrong,
+        )
+
+    # -- heads -------------------------------------------------------------------------------------------
+
+    def _head(self, head: Head, segment: int) -> None:
+        if head.segment != segment:
+            raise _Impossible(f"it is the head of segment {head.segment}, in the file of segment {segment}")
+        missing = set(range(self._segment + 1, segment)) - set(segments(self._folder))
+        if missing:
+            raise _Impossible(f"segment {min(missing)} is missing before this one")
+        if head.n != self._n + 1:
+            raise _Impossible(f"the next step would be {head.n}, and step {self._n} was the last")
+        if not self._segment:
+            self._first_head(head)
+        elif head.memory not in (_without_beat(self._told), _without_beat(self._memory)):
+            raise _Impossible(
+                f"the memory in it is not what the steps before it left: {_differences(head.memory, self._told)}"
+            )
+        if head.session != head.memory.session:
+            raise _Impossible(f"it is of session {head.session!r}, and its memory of {head.memory.session!r}")
+        self._segment, self._table, self._begun, self._at = segment, head.table, False, 0.0
+        if head.table != TABLE_DIGEST:
+            self._monitor = None
+        # What stands in it is what was replayed, or, at the very beginning, nothing but a name.
+        self._told = self._memory = head.memory
+
+    def _first_head(self, head: Head) -> None:
+        if head.memory != Memory(session=head.session):
+            raise _Impossible(
+                f"a session begins with nothing but its id: {_differences(head.memory, Memory(session=head.session))}"
+            )
+        if is_id(self._folder.name) and head.session and head.session != self._folder.name:
+            raise _Impossible(f"it is the journal of session {head.session}, in the folder of another")
+
+    # -- steps -------------------------------------------------------------------------------------------
+
+    def _step(self, step: Step) -> None:
+        if step.n != self._n + 1:
+            raise _Impossible(f"it is numbered {step.n}, and step {self._n} was the last")
+        self._begin_attempt(step)
+        if step.event.at < self._at:
+            raise _Impossible(
+                f"its time is {self._at - step.event.at:.6g} s before that of the step before it, "
+                "and within a segment no time goes back"
+            )
+        if step.source is not self._memory.state:
+            raise _Impossible(
+                f"it begins in {step.source.value}, and the session was {self._memory.state.value}"
+            )
+        self._answer(step)
+        before = self._memory
+        decision = self._decided_again(step) if self._table == TABLE_DIGEST else self._taken_as_is(step)
+        self._watch(Told(before, decision))
+        self._receipt(step)
+        for action in step.actions:
+            self._asked.setdefault(action.key, action)
+        self._memory = decision.memory
+        self._told = adopt_step(self._told, step)
+        self._n, self._at = step.n, step.event.at
+
+    def _begin_attempt(self, step: Step) -> None:
+        """A process that goes on training begins in `idle`, whatever the last one left; its first step tells so."""
+        if not self._begun and step.source is State.IDLE is not self._memory.state:
+            self._memory = for_next_attempt(self._memory)
+            if self._memory.state is State.IDLE:
+                self._watch(Began(self._memory, trains=True))
+        self._begun = True
+
+    def _decided_again(self, step: Step) -> Decision:
+        before = self._memory
+        decision = decide(before, step.event)
+        if not decision.journalled:
+            raise _Impossible(f"{name_of(step.event)} is not written down here, and nothing follows from it")
+        refusal, after = decision.refusal, decision.memory
+        for name, decided, recorded in (
+            ("leads to", after.state.value, step.target.value),
+            ("is of attempt", after.attempt, step.attempt),
+            ("records row", after.rows if after.rows != before.rows else 0, step.row),
+            ("is illegal:", refusal is not None and refusal.illegal, step.illegal),
+            ("answers of the guards:", decision.guards, step.guards),
+            ("asks for", decision.actions, step.actions),
+            ("is refused because:", refusal.reason if refusal is not None else "", step.refusal),
+        ):
+            if decided != recorded:
+                raise _Impossible(
+                    f"decided again, {name_of(step.event)} {name} {_told(decided)}; recorded is {_told(recorded)}"
+                )
+        return decision
+
+    def _taken_as_is(self, step: Step) -> Decision:
+        """A step that another table decided."""
+        self._undecided[self._table] = self._undecided.get(self._table, 0) + 1
+        before, after = self._memory, adopt_step(self._memory, step)
+        row = after.rows if after.rows != before.rows else 0
+        if row != step.row or step.row not in (0, before.rows + 1):
+            raise _Impossible(f"it records row {step.row}, and row {before.rows} was the last")
+        if step.attempt != after.attempt:
+            raise _Impossible(f"it is of attempt {step.attempt}, and attempt {after.attempt} goes on")
+        refusal = (
+            Refusal(step.source, name_of(step.event), step.refusal, step.illegal) if step.refusal else None
+        )
+        return Decision(after, step.actions, refusal, step.event, step.guards, journalled=True)
+
+    def _watch(self, fact: Fact) -> None:
+        if self._monitor is None:
+            return
+        self._monitor, violations = self._monitor.observe(fact)
+        for name, what in violations:
+            raise _Impossible(f"{name} is violated: {what} ({PROPERTIES[name]})")
+
+    # -- what a hub answered -----------------------------------------------------------------------------
+
+    def _answer(self, step: Step) -> None:
+        """An answer is one to something that was asked for before."""
+        event = step.event
+        if not isinstance(event, Delivered | Refused | HeldUp) or event.key in self._asked:
+            return
+        if event.key.endswith("/heartbeat"):
+            raise _Impossible("answers to heartbeats are not written down")
+        what = "receipt" if isinstance(event, Delivered) else "answer"
+        later = self._asked_later(event.key, step.n)
+        if later:
+            raise _Impossible(f"a {what} for {event.key}, which only step {later} asks for")
+        raise _Impossible(f"a forged {what}: {event.key} was never asked for")
+
+    def _asked_later(self, key: str, n: int) -> int:
+        """The number of the step behind step `n` that asks for a delivery; 0 if none does."""
+        for entry in read(self._folder):
+            line = entry.line
+            if isinstance(line, Step) and line.n >= n and any(action.key == key for action in line.actions):
+                return line.n
+        return 0
+
+    def _receipt(self, step: Step) -> None:
+        """A receipt of a file tells the digest of that file, and always the same."""
+        event = step.event
+        if not isinstance(event, Delivered) or not event.sha256:
+            return
+        action = self._asked[event.key]
+        if not isinstance(action, SendCheckpoint):
+            raise _Impossible(f"a forged receipt: {event.key} is no file, and has a digest")
+        known = self._digests.get(action.snapshot) or self._digest(action.snapshot) or event.sha256
+        if event.sha256 != known:
+            raise _Impossible(
+                f"a forged receipt: the digest of {action.snapshot} is {known}, and not {event.sha256}"
+            )
+        self._digests[action.snapshot] = known
+
+    def _digest(self, snapshot: str) -> str:
+        """The digest of a kept file; empty if it is not here any more, as most are once a hub has them."""
+        if Path(snapshot).name != snapshot:
+            raise _Impossible(f"{snapshot!r} is no name of a kept file")
+        try:
+            return digest(self._snapshots.path(snapshot))
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise StorageError(f"cannot read the kept file {snapshot}: {error.strerror}") from error
+
+
+def _without_beat(memory: Memory) -> Memory:
+    """A sign of life is written nowhere, so nothing tells of it."""
+    return msgspec.structs.replace(memory, heartbeat_since=None, heartbeat_out=False)
+
+
+def _differences(found: Memory, wanted: Memory) -> str:
+    wanted = _without_beat(wanted)
+    names = [name for name in found.__struct_fields__ if getattr(found, name) != getattr(wanted, name)]
+    return ", ".join(
+        f"{name} is {_told(getattr(found, name))} and not {_told(getattr(wanted, name))}"
+        for name in names[:3]
+    )
+
+
+def _told(value: Any) -> str:
+    """A value in short: an action by its key, nothing as `nothing`."""
+    if isinstance(value, tuple):
+        return ", ".join(_told(part) for part in value) or "nothing"
+    if isinstance(value, Action):
+        return f"{value.key} ({msgspec.json.encode(value).decode():.300})"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(answer)}" for name, answer in value.items()) or "nothing"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value}" if value not in ("", None) else "nothing"
