@@ -132,7 +132,8 @@ class Checkpoints:
     def _name(self, kind: CheckpointKind, epoch: int, path: Path) -> str:
         """A snapshot's name: it never repeats within a session, and ends as the file does."""
         self._taken += 1
-        return f"{kind.value}-{epoch:06d}-{self._door.memory.attempt}-{self._taken}{path.suffix[:16]}"
+        suffix = path.suffix if path.suffix[1:].isascii() and path.suffix[1:].isalnum() else ""
+        return f"{kind.value}-{epoch:06d}-{self._door.memory.attempt}-{self._taken}{suffix[:16]}"
 
 
 def _kept(decision: Decision) -> KeepCheckpoint | None:

@@ -7,16 +7,15 @@ time since), because decisions never read a clock. The tags are the trainer's ow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite, isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from hubstate.errors import UsageError
 from hubstate.states import CheckpointKind, Outcome
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "CALLER_EVENTS",
@@ -65,8 +64,8 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
     """Training is about to be prepared: the moment to open a session.
 
     `wanted`: a hub or a journal is wanted (the mode is not off). `main`: this is the main process (rank -1 or
-    0). `already_open`: the caller has a session open for this trainer. `attempt` and `first_epoch` (0-based)
-    are the caller's count, because only it can look whether a checkpoint is still whole. Intervals in seconds.
+    0). `already_open`: the caller has a session open for this trainer. `first_epoch` (0-based) is the caller's
+    count, because only it can look whether a checkpoint is still whole. Intervals in seconds.
     """
 
     session: str = ""
@@ -88,9 +87,10 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
     usage: bool = False
 
     def __post_init__(self) -> None:
-        _not_negative("first_epoch", self.first_epoch)
+        _count("first_epoch", self.first_epoch)
         if self.epochs is not None:
-            _not_negative("epochs", self.epochs)
+            _count("epochs", self.epochs)
+        _texts(self, "name", *(name for name in ("project", "group") if getattr(self, name) is not None))
 
 
 class PretrainRoutineEnd(Event, frozen=True, tag="pretrain_routine_end"):
@@ -110,7 +110,7 @@ class FitEpochEnd(Event, frozen=True, tag="fit_epoch_end"):
     final: bool = False
 
     def __post_init__(self) -> None:
-        _not_negative("epoch", self.epoch)
+        _count("epoch", self.epoch)
 
 
 class TrainBatchEnd(Event, frozen=True, tag="train_batch_end"):
@@ -122,8 +122,8 @@ class TrainBatchEnd(Event, frozen=True, tag="train_batch_end"):
     nonfinite: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        _not_negative("epoch", self.epoch)
-        _not_negative("step", self.step)
+        _count("epoch", self.epoch)
+        _count("step", self.step)
 
 
 class Saved(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -154,7 +154,8 @@ class ModelSave(Event, frozen=True, tag="model_save", kw_only=True):
     unkept: str = ""
 
     def __post_init__(self) -> None:
-        _not_negative("epoch", self.epoch)
+        _count("epoch", self.epoch)
+        _texts(self, "path", "unkept")
         if self.fitness is not None and isnan(self.fitness):
             raise UsageError("fitness is NaN: give None where there is no fitness")
 
@@ -179,6 +180,9 @@ class Abort(Event, frozen=True, tag="abort", kw_only=True):
     reason: str
 
     def __post_init__(self) -> None:
+        _texts(self, "reason")
+        if not isinstance(self.outcome, Outcome):
+            raise UsageError(f"outcome must be an Outcome, not {self.outcome!r:.80}")
         if self.outcome in (Outcome.RUNNING, Outcome.FINISHED):
             raise UsageError(f"an abort cannot leave the outcome {self.outcome.value}")
 
@@ -202,6 +206,9 @@ class GiveUp(Event, frozen=True, tag="give_up"):
     """Deliver no more of what waits or was refused; `reason` is remembered."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        _texts(self, "reason")
 
 
 class RetryRefused(Event, frozen=True, tag="retry_refused"):
@@ -233,6 +240,9 @@ class Delivered(Event, frozen=True, tag="delivered", kw_only=True):
     rows: int = 0
     sha256: str = ""
 
+    def __post_init__(self) -> None:
+        _texts(self, "not_taken")
+
 
 class Refused(Event, frozen=True, tag="refused", kw_only=True):
     """The hub will never take the delivery `key` as it is. `status`: the HTTP status, where there was one."""
@@ -240,6 +250,9 @@ class Refused(Event, frozen=True, tag="refused", kw_only=True):
     key: str
     reason: str
     status: int | None = None
+
+    def __post_init__(self) -> None:
+        _texts(self, "reason")
 
 
 class HeldUp(Event, frozen=True, tag="held_up", kw_only=True):
@@ -253,6 +266,9 @@ class HeldUp(Event, frozen=True, tag="held_up", kw_only=True):
     condition: str
     reason: str
     until: float | None = None
+
+    def __post_init__(self) -> None:
+        _texts(self, "reason")
 
 
 class Answered(Event, frozen=True, tag="answered", kw_only=True):
@@ -270,6 +286,9 @@ class StopRequested(Event, frozen=True, tag="stop_requested"):
     """Somebody at the hub wishes that the training stops."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        _texts(self, "reason")
 
 
 TRAINER_EVENTS: tuple[type[Event], ...] = (
@@ -302,6 +321,10 @@ def exact(metrics: Mapping[str, Any]) -> tuple[dict[str, float | int | None], di
     `"Infinity"` or `"-Infinity"`. Anything with `__float__` counts as a number (NumPy scalars, tensors of one
     element). Raises `UsageError` naming the metric that is no number.
     """
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
+        raise UsageError(
+            f"metrics must be a mapping such as {{'loss': 0.5}}, not {type(metrics).__name__} {metrics!r:.80}"
+        )
     # The common row, finite floats under names, is copied whole: this runs on the thread that trains.
     for name, value in metrics.items():
         if type(value) is not float or value - value != 0 or type(name) is not str or not name:
@@ -324,12 +347,8 @@ def _exact_slowly(metrics: Mapping[str, Any]) -> tuple[dict[str, float | int | N
     return values, nonfinite
 
 
-#: Above it a double cannot tell neighbouring whole numbers apart, and JSON readers elsewhere use doubles.
-_EXACT_INT = 2**53
-
-
 def _number(name: object, value: object) -> float | int:
-    if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:
+    if type(value) is int and -MOST <= value <= MOST:
         return value
     # A text has a float of its own ("1.5"), and so has bytes; guessing a number out of them hides mistakes.
     if not isinstance(value, str | bytes | bytearray) and hasattr(value, "__float__"):
@@ -346,8 +365,26 @@ def _number(name: object, value: object) -> float | int:
     )
 
 
-def _not_negative(name: str, value: object) -> None:
+#: Above it a double cannot tell neighbouring whole numbers apart, and JSON readers elsewhere use doubles.
+MOST = 2**53
+
+
+def _count(name: str, value: object) -> None:
     if type(value) is not int:
         raise UsageError(f"{name} must be a whole number, not {type(value).__name__} {value!r:.80}")
     if value < 0:
         raise UsageError(f"{name} must not be negative, and is {value}")
+    if value > MOST:
+        raise UsageError(f"{name} must be at most {MOST}, and is {value!r:.80}")
+
+
+def _texts(event: Event, *names: str) -> None:
+    """Checks that free texts are texts, and writes what UTF-8 cannot hold as escapes: a journal line must take them."""
+    for name in names:
+        text = getattr(event, name)
+        if not isinstance(text, str):
+            raise UsageError(f"{name} must be a text, not {type(text).__name__} {text!r:.80}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            force_setattr(event, name, text.encode("utf-8", "backslashreplace").decode())

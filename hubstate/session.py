@@ -7,7 +7,6 @@ Nothing that a hub does raises here; after `start` returned, only wrong argument
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import random
@@ -15,7 +14,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +27,7 @@ from hubstate.checkpoints import Checkpoint, Checkpoints, newest_whole
 from hubstate.clock import Clock, SystemClock
 from hubstate.controller import explain
 from hubstate.door import Door
-from hubstate.errors import IllegalEvent, UsageError
+from hubstate.errors import IllegalEvent, StorageError, UsageError
 from hubstate.events import (
     EVENTS,
     Abort,
@@ -46,12 +44,12 @@ from hubstate.events import (
 )
 from hubstate.hubs.base import Hub
 from hubstate.limits import Limits
-from hubstate.opening import Opened, discard_needless
+from hubstate.opening import Opened, discard_needless, needed_snapshots
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.resume import open_session
 from hubstate.sender import SenderThreads
 from hubstate.states import TERMINAL_STATES, CheckpointKind, Outcome, State
-from hubstate.wish import Wish, checked_fitness, checked_wish
+from hubstate.wish import Wish, checked_count, checked_fitness, checked_seconds, checked_wish
 
 __all__ = ["Session", "begin", "start"]
 
@@ -113,17 +111,22 @@ def begin(
     chance: random.Random | None = None,
     open_hub: OpenHub | None = None,
     say: Callable[[str], None] | None = None,
+    threads: type[SenderThreads] = SenderThreads,
 ) -> Session:
-    """As `start`, with the settings put together; clock, randomness and hub can be handed in."""
+    """As `start`, with the settings put together; clock, randomness, hub and what sends can be handed in."""
     clock = SystemClock() if clock is None else clock
     chance = random.SystemRandom() if chance is None else chance
     if found.mode == "off" or found.rank > 0:
-        return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or _print)
+        return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or _print, threads)
     listener = _Later()
     opened = open_session(wish.name, wish.resume, found, clock, chance, listener)
     say = say or _print
-    found = _with_its_own_hub(opened.door.memory, found, say)
-    return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say, listener)
+    try:
+        found = _with_its_own_hub(opened.door.memory, found, say)
+        return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say, threads, listener)
+    except BaseException:
+        opened.close()  # nobody would hold what could let go of it
+        raise
 
 
 def _with_its_own_hub(
@@ -176,6 +179,7 @@ class Session:
         chance: random.Random,
         open_hub: OpenHub,
         say: Callable[[str], None],
+        threads: type[SenderThreads],
         listener: _Later | None = None,
     ) -> None:
         self._opened = opened
@@ -187,7 +191,7 @@ class Session:
         self._door = Door(None, Memory(), clock, self._heard) if opened is None else opened.door
         self._hub_address = found.hub if found.mode == "on" else None
         self._posting: Posting | None = None
-        self._threads = SenderThreads(self._make_posting, clock, sync=self._sync)
+        self._threads = threads(self._make_posting, clock, sync=self._sync)
         self._changed = threading.Event()
         self._beginning = threading.RLock()  # a signal handler may log in the middle of the first log
         self._unsynced: deque[str] = deque()
@@ -274,9 +278,10 @@ class Session:
 
         Ends early when the hub asks for it. Without a planned number it goes on until then.
         """
-        if start is not None and (type(start) is not int or start < 0):
-            raise UsageError(f"epochs(start) must be a whole number, 0 or more, not {start!r}")
-        return self._epochs_from(self._first_epoch if start is None else start)
+        first = self._first_epoch if start is None else checked_count("the start of epochs()", start)
+        if first < 0:
+            raise UsageError(f"the start of epochs() must not be negative, and is {first}")
+        return self._epochs_from(first)
 
     def _epochs_from(self, epoch: int) -> Iterator[int]:
         if self._closed or self.state is State.FINALIZING or self.state in TERMINAL_STATES:
@@ -294,18 +299,27 @@ class Session:
         """Records a row: what an epoch measured, or with `step` what a step did. It is on disk when this returns.
 
         Numbers, NumPy scalars and tensors of one element are taken; NaN and infinities are values. The epoch
-        (0-based) defaults to that of `epochs()`, and without it to the next one.
+        (0-based) defaults to that of `epochs()`, and without it to the next one; threads that log at the same time
+        should name it.
         Raises `UsageError` for what is no number, and `IllegalEvent` after the end; nothing is recorded then.
         """
         values, nonfinite = exact(metrics)
         if self._door.memory.state in _BEFORE_TRAINING:
             self._begin_training()
-        if step is None:
-            decision = self._door.tell(FitEpochEnd, self._row_epoch(epoch), values, nonfinite)
-        elif values:  # a step without metrics is no event
-            decision = self._door.tell(TrainBatchEnd, self._row_epoch(epoch), step, values, nonfinite)
-        else:
-            return
+        if type(epoch) is not int:
+            epoch = self._next_epoch() if epoch is None else checked_count("epoch", epoch)
+        try:
+            if step is None:
+                decision = self._door.tell(FitEpochEnd, epoch, values, nonfinite)
+            elif values:  # a step without metrics is no event
+                step = step if type(step) is int else checked_count("step", step)
+                decision = self._door.tell(TrainBatchEnd, epoch, step, values, nonfinite)
+            else:
+                return
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"a metric's name is no text that UTF-8 can hold ({error}); nothing of this row was recorded"
+            ) from error
         if decision.refusal is not None:
             self._raise_if_illegal(decision)
 
@@ -319,13 +333,17 @@ class Session:
     ) -> None:
         """Says that a checkpoint was written to `path`. If it is kept, the copy is whole when this returns.
 
-        `fitness`: larger is better; without one nothing is best. `kind`: `last`, `best` or `final`. The epoch defaults
-        as in `log`. Raises `CheckpointMissing` if there is no such file, `UsageError`, and `IllegalEvent` after the end.
+        `fitness`: larger is better; the best is found by it, and without one nothing is best. `kind`: `last`, or `final`
+        for the one that the training shall end with. The epoch defaults as in `log`. Raises `CheckpointMissing` if there is no such file, `UsageError`, and `IllegalEvent` after the end.
         """
+        if kind not in ("last", "final"):
+            raise UsageError(
+                f"kind must be last or final (the best is found by its fitness), not {kind!r:.80}"
+            )
         try:
-            chosen = CheckpointKind(kind)
-        except ValueError as error:
-            raise UsageError(f"kind must be last, best or final, not {kind!r}") from error
+            file = Path(os.fsdecode(path))
+        except TypeError as error:
+            raise UsageError(f"a checkpoint needs a path, not {type(path).__name__} {path!r:.80}") from error
         if fitness is not None:
             fitness = checked_fitness(fitness)
         if self._checkpoints is None:
@@ -333,7 +351,7 @@ class Session:
         self._begin_training()
         if self._closed:
             raise IllegalEvent(self.state, name_of(ModelSave), (), closed=True)
-        decision = self._checkpoints.save(Path(path), self._save_epoch(epoch), fitness, chosen)
+        decision = self._checkpoints.save(file, self._save_epoch(epoch), fitness, CheckpointKind(kind))
         self._raise_if_illegal(decision)
 
     def tell(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
@@ -348,8 +366,7 @@ class Session:
         It waits 0 s without a hub, and at most 5 s while nothing moves. What is still waiting then is kept, and
         delivered by `hubstate sync` or beside a later session. Calling it again changes nothing.
         """
-        if not isinstance(timeout, int | float) or not isfinite(timeout) or timeout < 0:
-            raise UsageError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
+        timeout = checked_seconds("timeout", timeout)
         if self._is_mine() and not self._closed:
             try:
                 self._begin_training()
@@ -374,7 +391,10 @@ class Session:
         """Ends the session `aborted`, waits at most `timeout` seconds for what was recorded, and lets go of it.
 
         `outcome`: `failed`, `interrupted`, `stopped` or `unknown`. After the end of the training it only lets go.
+        Raises `UsageError` for another outcome, and nothing has happened then.
         """
+        timeout = checked_seconds("timeout", timeout)
+        Abort(self._door.now(), outcome=outcome, reason=reason)  # before anything happens: is it one?
         if self._is_mine() and not self._closed:
             try:
                 try:
@@ -393,7 +413,8 @@ class Session:
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Waits at most `timeout` seconds until the hub holds all that was recorded so far; tells whether it does."""
-        if not self._is_mine():
+        timeout = checked_seconds("timeout", timeout)
+        if not self._is_mine() or self._closed:
             return self._is_drained()
         if self._posting is not None:
             self._posting.hurry()
@@ -408,6 +429,7 @@ class Session:
         self._closed = True
         try:
             self._threads.stop(LETTING_GO)
+            self._sync_copies()
         finally:
             self._opened.close()  # also where Ctrl-C ends the waiting: who lives on must not own it for ever
 
@@ -466,6 +488,7 @@ class Session:
             checkpoint_interval=limits.checkpoint,
             heartbeat_interval=limits.heartbeat,
             checkpoints=wish.checkpoints,
+            usage=wish.usage,
         )
         if self._opened is not None and self._hub_address is None:
             why = "the mode is offline" if self._found.mode == "offline" else "no hub is set"
@@ -483,9 +506,7 @@ class Session:
             if self.state is State.TIMING:
                 self._door.tell(TrainStart)
 
-    def _row_epoch(self, epoch: int | None) -> int:
-        if epoch is not None:
-            return epoch
+    def _next_epoch(self) -> int:
         if self._epoch is not None:
             return self._epoch
         finished = self._door.memory.epoch
@@ -493,7 +514,7 @@ class Session:
 
     def _save_epoch(self, epoch: int | None) -> int:
         if epoch is not None:
-            return epoch
+            return checked_count("epoch", epoch)
         if self._epoch is not None:
             return self._epoch
         return self._door.memory.epoch or 0  # after `log`: the epoch that was just logged
@@ -510,11 +531,9 @@ class Session:
         after = decision.memory
         if self._opened is not None:
             discard_needless(self._opened.snapshots, before, after)
+            self._unsynced.extend(needed_snapshots(after) - needed_snapshots(before))
         if after.url is not None and after.url != before.url:
             self._say(f"{after.name} is shown at {after.url}")
-        saved = after.saved
-        if saved is not None and saved.snapshot and saved is not before.saved:
-            self._unsynced.append(saved.snapshot)
         sends_file = any(isinstance(action, SendCheckpoint | OpenSession) for action in decision.actions)
         if decision.actions or after.outstanding != before.outstanding:
             self._threads.poke(files=sends_file)
@@ -531,13 +550,22 @@ class Session:
 
     def _sync(self) -> None:
         """On the words' thread: asks the disk to keep what was written, files before the lines that name them."""
-        if self._opened is None:
-            return
-        while self._unsynced:
-            with contextlib.suppress(FileNotFoundError):  # a newer one took its place meanwhile
-                self._opened.snapshots.sync(self._unsynced[0])
-            self._unsynced.popleft()  # and not before: what could not be synced is tried again
+        self._sync_copies()
         self._door.sync()
+
+    def _sync_copies(self) -> None:
+        while self._opened is not None and self._unsynced:
+            try:
+                name = self._unsynced.popleft()
+            except IndexError:
+                return  # another thread took it
+            try:
+                self._opened.snapshots.sync(name)
+            except FileNotFoundError:
+                continue  # a newer one took its place meanwhile
+            except StorageError:
+                self._unsynced.appendleft(name)  # to be tried again
+                raise
 
     def _moved(self) -> int:
         return 0 if self._posting is None else self._posting.moved

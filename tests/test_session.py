@@ -18,9 +18,10 @@ import pytest
 
 import hubstate
 from hubstate import CheckpointMissing, IllegalEvent, Outcome, State, StorageError, UsageError
-from hubstate.journal import Head, Step, read
+from hubstate.journal import Head, Journal, Step, read
 from hubstate.machine import legal_events
 from hubstate.opening import peek
+from hubstate.snapshots import Snapshots
 
 
 def steps(session: hubstate.Session) -> list[Step]:
@@ -442,6 +443,140 @@ def test_finish_refuses_a_timeout_that_is_none(timeout: Any) -> None:
         session.finish(timeout)
     session.log({"a": 1})
     session.close()
+
+
+@pytest.mark.parametrize("metrics", [None, [1.0], "loss", 5])
+def test_metrics_that_are_no_mapping_are_refused(metrics: Any) -> None:
+    """What is no mapping is refused by what it is, and nothing is recorded."""
+    session = hubstate.start("digits")
+    with pytest.raises(UsageError, match="metrics must be a mapping"):
+        session.log(metrics)
+    assert session.receipt.rows == 0
+    session.close()
+
+
+def test_numpy_integers_are_epochs_and_steps() -> None:
+    """Whole numbers of NumPy count as epoch and step, for rows and checkpoints."""
+    session = hubstate.start("digits", epochs=5)
+    session.log({"a": 1}, epoch=np.int64(2))
+    session.log({"a": 1}, epoch=np.int32(2), step=np.int64(3))
+    session.save(checkpoint(), epoch=np.int64(2))
+    assert list(session.epochs(np.int64(4))) == [4]
+    session.close()
+    assert [step.event.epoch for step in steps(session)[3:]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**63, 10**30])
+def test_a_count_that_no_hub_can_hold_is_refused(value: int) -> None:
+    """What a double or a database cannot hold is refused when it is said, so that it never blocks what follows."""
+    with pytest.raises(UsageError, match="epochs"):
+        hubstate.start("digits", epochs=value)
+    session = hubstate.start("digits")
+    for wrong in ({"epoch": value}, {"epoch": 0, "step": value}):
+        with pytest.raises(UsageError, match="at most"):
+            session.log({"a": 1}, **wrong)
+    with pytest.raises(UsageError, match="at most"):
+        session.save(checkpoint(), epoch=value)
+    session.log({"a": 1}, epoch=2**53)
+    assert session.receipt.rows == 1
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda session: session.save(None), "needs a path"),
+        (lambda session: session.save("last.pt", fitness=10**400), "fitness"),
+        (lambda session: session.save("last.pt", kind="best"), "best is found by its fitness"),
+        (lambda session: session.flush("x"), "timeout"),
+        (lambda session: session.finish(math.nan), "timeout"),
+        (lambda session: session.abort("r", timeout=-1), "timeout"),
+        (lambda session: session.abort(5), "reason must be a text"),
+        (lambda session: session.abort("r", outcome="failed"), "outcome must be an Outcome"),
+        (lambda session: session.abort("r", outcome=Outcome.FINISHED), "finished"),
+    ],
+    ids=["path", "fitness", "kind", "flush", "finish", "abort", "reason", "outcome", "finished"],
+)
+def test_a_wrong_argument_changes_nothing(call: Any, words: str) -> None:
+    """Each is refused by name before anything has happened: the session trains on."""
+    checkpoint()
+    session = hubstate.start("digits")
+    session.log({"a": 1})
+    with pytest.raises(UsageError, match=words):
+        call(session)
+    session.log({"a": 2})
+    assert (session.state, session.receipt.rows) == (State.TRAINING, 2)
+    session.close()
+
+
+SURROGATE = os.fsdecode(b"caf\xe9")
+
+
+def test_texts_that_utf8_cannot_hold_lose_nothing() -> None:
+    """File names that are no UTF-8 occur: the error that names one still ends the session, and such a file is kept."""
+    path = checkpoint("weights", SURROGATE + ".pt")
+    session = hubstate.start("digits")
+    session.save(path, epoch=0, fitness=0.5)
+    with pytest.raises(UsageError, match="UTF-8"):
+        session.log({SURROGATE: 1.0})
+    session.log({"a": 1.0})
+    with pytest.raises(ValueError, match="cannot load"), session:
+        raise ValueError(f"cannot load {SURROGATE}")
+    assert (session.state, session.receipt.reason) == (State.ABORTED, r"ValueError: cannot load caf\udce9")
+    again = hubstate.start("digits", resume=True)
+    assert again.last_checkpoint is not None
+    assert again.last_checkpoint.path.read_text() == "weights"
+    again.close()
+
+
+@pytest.mark.parametrize("wrong", [{"name": SURROGATE}, {"tags": [SURROGATE]}, {"config": {"a": SURROGATE}}])
+def test_a_wish_that_utf8_cannot_hold_opens_nothing(wrong: dict[str, Any]) -> None:
+    """It is refused before a folder is made."""
+    with pytest.raises(UsageError):
+        hubstate.start(**({"name": "digits"} | wrong))
+    assert not Path(".hubstate").exists()
+
+
+def test_a_session_that_cannot_begin_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the start fails half-way, nobody is left owning what nobody holds."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(hubstate.Session, "_announce", fails)
+    with pytest.raises(RuntimeError):
+        hubstate.start("digits")
+    (folder,) = [folder for folder in Path(".hubstate").iterdir() if folder.is_dir()]
+    assert peek(folder).owner is None
+
+
+def test_copies_are_synced_before_the_session_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that the journal names is on the disk before the last lines are, also without a hub."""
+    order: list[str] = []
+    sync, close = Snapshots.sync, Journal.close
+
+    def synced(self: Snapshots, name: str) -> None:
+        order.append(name.partition("-")[0])
+        sync(self, name)
+
+    def closed(self: Journal) -> None:
+        order.append("journal")
+        close(self)
+
+    monkeypatch.setattr(Snapshots, "sync", synced)
+    monkeypatch.setattr(Journal, "close", closed)
+    with hubstate.start("digits") as session:
+        session.save(checkpoint("one"), epoch=0)
+        session.save(checkpoint("two"), epoch=1)
+    assert order == ["last", "final", "journal"]
+
+
+def test_flush_after_the_end_does_not_wait() -> None:
+    """Nobody sends any more: the answer is there at once."""
+    session = hubstate.start("digits", hub="http://127.0.0.1:9")
+    session.log({"a": 1})
+    session.close()
+    assert session.flush(timeout=600) is False
 
 
 # -- threads and children --------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ def test_a_plain_wish_is_taken_as_it_is() -> None:
         ("name", 5, "name"),
         ("tags", "abc", "tags"),
         ("tags", [1], "tags"),
+        ("tags", 5, "tags"),
+        ("tags", None, "tags"),
         ("epochs", 0, "epochs"),
         ("epochs", -1, "epochs"),
         ("epochs", 1.5, "epochs"),
