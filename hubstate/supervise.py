@@ -277,8 +277,14 @@ def _until_gone(child: int) -> int:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid == child:
                 return os.waitstatus_to_exitcode(status)
-        elif not (came.si_code == _SI_KERNEL and came.si_signo in _FROM_TERMINAL):
+        elif not _has_it_already(came):
             os.kill(child, came.si_signo)  # it is ours until `waitpid` gave it up, so nobody else has its id
+
+
+def _has_it_already(came: signal.struct_siginfo) -> bool:
+    """Whether the terminal sent a signal to the whole group. A hangup it tells to the leader of the session alone."""
+    told_to_leader = came.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
+    return came.si_code == _SI_KERNEL and came.si_signo in _FROM_TERMINAL and not told_to_leader
 
 
 # -- which sessions it had -------------------------------------------------------------------------------
