@@ -10,15 +10,16 @@ No one search holds everything, or it would take hours; the searches in `FULL` c
   saves in turn, the limits are open at once, and nothing is delivered before the training begins: the opening could
   as well leave a moment later. A process that dies is followed at once by the one that resumes: what would be
   delivered between the two could as well have left before.
-* `windows` lets the limits work, over every order of rows and saves, better ones and others, two attempts.
+* `windows` lets the limits work, over every order of a row and two saves, better ones and others.
 * `deaths` takes every step of a dying and resuming process apart, resumes aborted sessions as well, and delivers
   without a trainer.
-* `refusals` lets a hub refuse twice, and lose acknowledgements, around an abort and a giving up.
+* `refusals` lets a hub refuse, and lose acknowledgements, while the limits work and processes die.
 * `answers` adds what answers tell, what a hub cannot hold, and notes of usage.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,32 +34,32 @@ from hubstate.proof.search import GOES_ON, PASSES, RETRY, Moves, World
 
 __all__ = ["FULL", "QUICK", "Move", "Report", "Search", "check"]
 
+#: What is the smallest comes first, so that a mistake is found early.
 FULL: Mapping[str, Bounds] = {
+    "refusals": Bounds(rows=2, saves=0, checkpoint=1.0, beats=False),
+    "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0),
+    "answers": Bounds(rows=1, saves=0, attempts=1, lost=0, crashes=0, usage=True, news=True, foreign=True),
+    "deaths": Bounds(rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, anew=True, fitness=False),
     "faults": Bounds(metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
-    "windows": Bounds(rows=2, saves=1, attempts=1, refusals=0, lost=0, crashes=0),
-    "deaths": Bounds(rows=1, saves=1, refusals=0, lost=0, crashes=1, checkpoint=1.0, anew=True),
-    "refusals": Bounds(rows=1, saves=0, refusals=2, checkpoint=1.0, beats=False),
-    "answers": Bounds(
-        rows=1,
-        saves=1,
-        attempts=1,
-        refusals=1,
-        lost=0,
-        crashes=0,
-        usage=True,
-        news=True,
-        foreign=True,
-        fitness=False,
-    ),
 }
 #: A smaller bound, for every day.
 QUICK: Mapping[str, Bounds] = {
-    "faults": Bounds(rows=2, saves=1, metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
-    "windows": Bounds(rows=2, saves=1, attempts=1, refusals=0, lost=0, crashes=0, checkpoint=1.0),
-    "deaths": Bounds(rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, beats=False),
+    "refusals": Bounds(rows=2, saves=0, attempts=1, checkpoint=1.0, beats=False),
+    "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0, scripted=True),
     "answers": Bounds(
-        rows=1, saves=0, attempts=1, refusals=1, lost=0, crashes=0, usage=True, news=True, foreign=True
+        rows=1,
+        saves=0,
+        attempts=1,
+        refusals=0,
+        lost=0,
+        crashes=0,
+        beats=False,
+        usage=True,
+        news=True,
+        foreign=True,
     ),
+    "deaths": Bounds(rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, beats=False, fitness=False),
+    "faults": Bounds(rows=2, saves=1, metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 
 
@@ -283,9 +284,7 @@ class _Searching:
             numbers.append(self._parents[numbers[-1]])
         worlds = [self._worlds[n] for n in reversed(numbers)]
         return tuple(
-            move
-            for here, there in zip(worlds, worlds[1:], strict=False)
-            for move in self._last(here, there, ())
+            move for here, there in itertools.pairwise(worlds) for move in self._last(here, there, ())
         )
 
     def _last(self, here: World, there: World, found: tuple[Violation, ...]) -> tuple[Move, ...]:

@@ -1,0 +1,327 @@
+"""Broken parts, which the search has to find: each is the real thing with one mistake in it.
+
+They are the proof's own proof: a search that finds nothing says something only if it finds these. Each names the
+property that it violates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from hubstate.actions import (
+    AnyAction,
+    CloseSession,
+    Decision,
+    Heartbeat,
+    KeepCheckpoint,
+    Memory,
+    OpenSession,
+    SendCheckpoint,
+    SendRows,
+)
+from hubstate.adopt import adopt
+from hubstate.controller import decide
+from hubstate.events import (
+    Abort,
+    Delivered,
+    Event,
+    FitEpochEnd,
+    GiveUp,
+    HeartbeatTick,
+    HeldUp,
+    ModelSave,
+    PretrainRoutineStart,
+    Refused,
+    RetryRefused,
+    Tick,
+    TrainBatchEnd,
+    TrainEnd,
+    TrainStart,
+)
+from hubstate.journal import Step
+from hubstate.outbox import FILES, WORDS
+from hubstate.proof.model import Box, Entry, Rig, claimed, folded
+from hubstate.states import CheckpointKind, State
+
+__all__ = ["PLANTED", "Plant"]
+
+
+class Plant(NamedTuple):
+    """A broken rig, and the property that it violates."""
+
+    rig: Rig
+    violates: str
+
+
+def _anew(decision: Decision, before: Memory, *actions: AnyAction, state: State | None = None) -> Decision:
+    """The decision with other actions or another state, adopted as the real one is."""
+    after = adopt(before, decision.event, state or decision.memory.state, actions)
+    return decision._replace(memory=after, actions=actions)
+
+
+def _beat(memory: Memory) -> Heartbeat:
+    key = f"{memory.session}/{memory.attempt}/heartbeat"
+    return Heartbeat(key, memory.attempt, state=memory.state, outcome=memory.outcome)
+
+
+def _due(since: float | None, at: float, interval: float) -> bool:
+    return since is None or at - since >= interval
+
+
+# -- mistakes of the decisions ---------------------------------------------------------------------------
+
+
+def _beats_in(wrong: State) -> Callable[[Memory, Event], Decision]:
+    def broken(memory: Memory, event: Event) -> Decision:
+        decision = decide(memory, event)
+        due = not memory.heartbeat_out and _due(memory.heartbeat_since, event.at, memory.heartbeat_interval)
+        if isinstance(event, HeartbeatTick) and memory.state is wrong and due:
+            return _anew(decision._replace(refusal=None), memory, _beat(memory))
+        return decision
+
+    return broken
+
+
+def _looking_consumes(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    due = memory.metrics_since is not None and _due(memory.metrics_since, event.at, memory.metrics_interval)
+    if isinstance(event, Tick) and memory.state is State.TRAINING and due and not decision.actions:
+        return decision._replace(memory=replace(memory, metrics_since=event.at), journalled=True)
+    return decision
+
+
+def _ignores_window(memory: Memory, event: Event) -> Decision:
+    return decide_as_if(memory, event, metrics_since=event.at - memory.metrics_interval)
+
+
+def decide_as_if(memory: Memory, event: Event, **fields: object) -> Decision:
+    """What would be decided under other circumstances, adopted under the real ones."""
+    if memory.metrics_since is None or not isinstance(event, FitEpochEnd | TrainBatchEnd | Tick):
+        return decide(memory, event)
+    decision = decide(replace(memory, **fields), event)
+    return _anew(decision, memory, *decision.actions)
+
+
+def _sends_while_out(memory: Memory, event: Event) -> Decision:
+    return decide_as_if(memory, event, outstanding=())
+
+
+def _illegal_moves(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    if isinstance(event, TrainStart) and memory.state is State.SESSION_CREATED:
+        return decision._replace(memory=replace(memory, state=State.TRAINING))
+    return decision
+
+
+def _retry_relabels(memory: Memory, event: Event) -> Decision:
+    """A retry asks for the refused rows anew, under the attempt that runs now."""
+    decision = decide(memory, event)
+    if not isinstance(event, RetryRefused) or not decision.actions:
+        return decision
+    actions = tuple(
+        replace(a, key=f"{memory.session}/{memory.attempt}/rows/{a.first}-{a.last}", attempt=memory.attempt)
+        if isinstance(a, SendRows)
+        else a
+        for a in decision.actions
+    )
+    if actions == decision.actions:
+        return decision
+    old = {action.key for action in decision.actions}
+    after = decision.memory
+    rest = tuple(a for a in after.outstanding if a.key not in old)
+    return decision._replace(memory=replace(after, outstanding=(*rest, *actions)), actions=actions)
+
+
+def _final_first(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    if not isinstance(event, TrainEnd) or not decision.actions:
+        return decision
+    return _anew(decision, memory, *sorted(decision.actions, key=lambda a: isinstance(a, SendRows)))
+
+
+def _without(kind: type[AnyAction], *events: type[Event]) -> Callable[[Memory, Event], Decision]:
+    """Forgets to ask for one kind of action."""
+
+    def broken(memory: Memory, event: Event) -> Decision:
+        decision = decide(memory, event)
+        if not isinstance(event, events) or not any(isinstance(a, kind) for a in decision.actions):
+            return decision
+        return _anew(decision, memory, *(a for a in decision.actions if not isinstance(a, kind)))
+
+    return broken
+
+
+def _refused_is_done(memory: Memory, event: Event) -> Decision:
+    """A refusal settles a delivery."""
+    decision = decide(memory, event)
+    if not isinstance(event, Refused):
+        return decision
+    rest = tuple(action for action in decision.memory.outstanding if action.key != event.key)
+    return decision._replace(memory=replace(decision.memory, outstanding=rest, refused=()))
+
+
+def _terminal_reopens(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    if isinstance(event, RetryRefused) and memory.state is State.ABORTED and decision.actions:
+        return decision._replace(memory=replace(decision.memory, state=State.FINALIZING))
+    return decision
+
+
+def _refusal_opens_window(memory: Memory, event: Event) -> Decision:
+    """A refusal moves no clock, so that the next send follows at once."""
+    decision = decide(memory, event)
+    if not isinstance(event, Refused):
+        return decision
+    after = replace(
+        decision.memory, metrics_since=memory.metrics_since, checkpoint_since=memory.checkpoint_since
+    )
+    return decision._replace(memory=after)
+
+
+def _worse_is_best(memory: Memory, event: Event) -> Decision:
+    """Keeps no best: every kept checkpoint is just the last."""
+    decision = decide(memory, event)
+    if not isinstance(event, ModelSave):
+        return decision
+    actions = tuple(
+        replace(a, kind=CheckpointKind.LAST) if isinstance(a, KeepCheckpoint | SendCheckpoint) else a
+        for a in decision.actions
+    )
+    return decision if actions == decision.actions else _anew(decision, memory, *actions)
+
+
+def _unwritten_rows(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    waits = isinstance(event, FitEpochEnd) and memory.state is State.TRAINING and not decision.actions
+    return decision._replace(journalled=False) if waits else decision
+
+
+def _forgets_rows_asked(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    if not isinstance(event, PretrainRoutineStart) or not memory.rows or not decision.actions:
+        return decision
+    return decision._replace(memory=replace(decision.memory, rows_asked=decision.memory.rows))
+
+
+def _never_done(memory: Memory, event: Event) -> Decision:
+    """The last acknowledgement changes nothing."""
+    decision = decide(memory, event)
+    stuck = isinstance(event, Delivered) and "/close" in event.key and decision.memory.state is State.DONE
+    return decision._replace(memory=replace(decision.memory, state=State.FINALIZING)) if stuck else decision
+
+
+def _gives_up_silently(memory: Memory, event: Event) -> Decision:
+    """Trouble with the key throws away what waits."""
+    decision = decide(memory, event)
+    if not isinstance(event, HeldUp) or all(action.key != event.key for action in memory.outstanding):
+        return decision
+    return decision._replace(memory=replace(decision.memory, outstanding=()))
+
+
+# -- mistakes of the outbox, the hub, the process ---------------------------------------------------------
+
+
+def _dropping(box: Box, key: str) -> Box:
+    return box._replace(entries=tuple(entry for entry in box.entries if entry.key != key))
+
+
+def _any_order(box: Box, lane: str) -> Entry | None:
+    """The newest leaves first."""
+    return next(
+        (e for e in reversed(box.entries) if e.lane == lane and not e.refused and e.kind != "open"), None
+    ) or claimed(box, lane)
+
+
+def _overtakes_opening(box: Box, lane: str) -> Entry | None:
+    """An opening that was refused holds nothing back."""
+    left = box._replace(entries=tuple(e for e in box.entries if not (e.kind == "open" and e.refused)))
+    return claimed(left, lane)
+
+
+def _files_do_not_wait(box: Box, lane: str) -> Entry | None:
+    """The final checkpoint leaves before the rows."""
+    if lane == FILES:
+        opened = all(entry.kind != "open" for entry in box.entries)
+        return next((e for e in box.entries if e.lane == lane and not e.refused and opened), None)
+    return claimed(box, lane)
+
+
+def _close_overtakes(box: Box, lane: str) -> Entry | None:
+    """The close does not wait for files."""
+    found = claimed(box, lane)
+    if found is None and lane == WORDS and box.entries[:1]:
+        opened = all(entry.kind != "open" for entry in box.entries)
+        return next((e for e in box.entries if e.kind == "close" and not e.refused and opened), None)
+    return found
+
+
+def _settles_all(box: Box, step: Step) -> Box:
+    """An acknowledgement settles everything that waits in its lane."""
+    after = folded(box, step)
+    return after._replace(entries=()) if isinstance(step.event, Delivered) else after
+
+
+def _keeps_only_memory(memory: Memory, step: Step) -> Memory:
+    """The journal tells the state and forgets what is out."""
+    after = adopt(memory, step.event, step.target, step.actions)
+    return replace(after, outstanding=()) if isinstance(step.event, Abort | GiveUp) else after
+
+
+def _opens_in_place(memory: Memory) -> Memory:
+    """A session whose training is over begins anew."""
+    return replace(memory, state=State.IDLE)
+
+
+def _forgets_attempt(memory: Memory, event: Event) -> Decision:
+    """Every attempt is the first one."""
+    decision = decide(memory, event)
+    if not isinstance(event, PretrainRoutineStart) or memory.attempt == 0 or not decision.actions:
+        return decision
+    actions = tuple(replace(a, attempt=1) if isinstance(a, OpenSession) else a for a in decision.actions)
+    return _anew(decision, memory, *actions)
+
+
+PLANTED: Mapping[str, Plant] = {
+    # the outbox
+    "a memory-only outbox": Plant(Rig(after_crash=lambda _box: Box()), "S1"),
+    "drop on failure": Plant(Rig(in_vain=_dropping), "S1"),
+    "the newest leaves first": Plant(Rig(claimed=_any_order), "S6"),
+    "a refused opening holds nothing back": Plant(Rig(claimed=_overtakes_opening), "S7"),
+    "the final before the drain": Plant(Rig(claimed=_files_do_not_wait), "S6"),
+    "the close before the files": Plant(Rig(claimed=_close_overtakes), "S6"),
+    "one acknowledgement settles all": Plant(Rig(folded=_settles_all), "S1"),
+    # the hub and the journal
+    "no idempotency key": Plant(Rig(repeats=False), "S3"),
+    "a journal without what is out": Plant(Rig(adopted=_keeps_only_memory), "S1"),
+    "a session that is over begins anew": Plant(Rig(next_attempt=_opens_in_place), "S9"),
+    "resume after the last row": Plant(
+        Rig(first_epoch=lambda memory, _found: 0 if memory.epoch is None else memory.epoch + 1), "S7"
+    ),
+    # the decisions
+    "the final asked for first": Plant(Rig(decide=_final_first), "S6"),
+    "a heartbeat after done": Plant(Rig(decide=_beats_in(State.DONE)), "S5"),
+    "a heartbeat after an abort": Plant(Rig(decide=_beats_in(State.ABORTED)), "S5"),
+    "a token consumed by looking": Plant(Rig(decide=_looking_consumes), "S8"),
+    "a limit's window ignored": Plant(Rig(decide=_ignores_window), "S8"),
+    "a send while one is out": Plant(Rig(decide=_sends_while_out), "S8"),
+    "a refusal opens the window": Plant(Rig(decide=_refusal_opens_window), "S8"),
+    "an illegal event that moves": Plant(Rig(decide=_illegal_moves), "S4"),
+    "a retry that mixes attempts": Plant(Rig(decide=_retry_relabels), "S4"),
+    "no rows at the end": Plant(Rig(decide=_without(SendRows, TrainEnd)), "S1"),
+    "no rows at an abort": Plant(Rig(decide=_without(SendRows, Abort)), "S1"),
+    "no final checkpoint": Plant(Rig(decide=_without(SendCheckpoint, TrainEnd)), "S1"),
+    "no last checkpoint at an abort": Plant(Rig(decide=_without(SendCheckpoint, Abort)), "S1"),
+    "no close": Plant(Rig(decide=_without(CloseSession, TrainEnd)), "S4"),
+    "no opening": Plant(Rig(decide=_without(OpenSession, PretrainRoutineStart)), "S4"),
+    "no best": Plant(Rig(decide=_worse_is_best), "S1"),
+    "never done": Plant(Rig(decide=_never_done), "L1"),
+    "refused counts as settled": Plant(Rig(decide=_refused_is_done), "S2"),
+    "trouble gives up": Plant(Rig(decide=_gives_up_silently), "S2"),
+    "an aborted session goes on": Plant(Rig(decide=_terminal_reopens), "S4"),
+    "rows that are not written": Plant(Rig(decide=_unwritten_rows), "S1"),
+    "rows forgotten by a new attempt": Plant(Rig(decide=_forgets_rows_asked), "S1"),
+    "every attempt is the first": Plant(Rig(decide=_forgets_attempt), "S7"),
+}

@@ -1,0 +1,109 @@
+"""The search: it holds the real decisions to every property, finds what is planted, and tells the way there."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubstate import machine
+from hubstate.clock import VirtualClock
+from hubstate.proof.check import FULL, QUICK, Report, check
+from hubstate.proof.model import Bounds, Rig
+from hubstate.proof.planted import PLANTED
+from hubstate.proof.properties import PROPERTIES
+
+
+def test_the_real_decisions_hold():
+    """Every property holds in every world of the small bound."""
+    report = check(QUICK)
+    assert report.failed is None, str(report)
+    assert {search.name for search in report.searches} == set(QUICK)
+
+
+def test_the_real_decisions_hold_within_the_full_bound():
+    """Every property holds in every world of the full bound, and every row of the table is taken in one of them."""
+    report = check(FULL)
+    assert report.failed is None, str(report)
+    assert report.rows == frozenset(range(1, len(machine.TABLE) + 1))
+
+
+def test_the_full_bound_is_what_it_has_to_be():
+    """One search holds three rows, two checkpoints, two attempts, a refusal, a lost acknowledgement and a crash at once."""
+    bound = FULL["faults"]
+    assert (bound.rows, bound.saves, bound.attempts) == (3, 2, 2)
+    assert (bound.refusals, bound.lost, bound.crashes) == (1, 1, 1)
+    assert bound.beats
+
+
+def found(plant: str) -> Report:
+    return check(QUICK, rig=PLANTED[plant].rig)
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_what_is_planted_is_found(plant: str):
+    """Each broken part is found, by the property that it violates."""
+    failed = found(plant).failed
+    assert failed is not None
+    assert failed.violated is not None
+    assert failed.violated.name == PLANTED[plant].violates
+
+
+def test_a_search_ends_with_the_first_violation():
+    """Behind a search that found a violation no other one is begun."""
+    report = check({"first": QUICK["refusals"], "second": QUICK["windows"]}, rig=PLANTED["no close"].rig)
+    assert [search.name for search in report.searches] == ["first"]
+
+
+def test_the_way_is_the_shortest():
+    """The trace of a violation has as many moves as the least that lead there."""
+    failed = found("a heartbeat after an abort").failed
+    assert failed is not None
+    assert [move.name for move in failed.trace][:2] == ["pretrain_routine_start", "abort"]
+    assert len(failed.trace) == 3
+
+
+def test_the_way_is_told_for_people():
+    """A report that failed names the property, and the way in numbered lines with what was decided."""
+    text = str(found("no rows at the end"))
+    assert "S1 is violated: the training is over, and rows" in text
+    assert PROPERTIES["S1"] in text
+    assert "   1. pretrain_routine_start -> session_created, asks 1/open" in text
+    assert "train_end -> finalizing, asks 1/close" in text
+
+
+def test_the_way_can_be_drawn():
+    """Each move of a trace carries its decisions: the states that a drawing walks through."""
+    failed = found("no rows at the end").failed
+    assert failed is not None
+    walked = [decision.memory.state.value for move in failed.trace for decision in move.decisions]
+    assert walked[0] == "session_created"
+    assert walked[-1] == "finalizing"
+
+
+def test_a_report_tells_what_was_searched():
+    """Without a violation the report tells worlds, moves, time, rows of the table, and what holds."""
+    heard = []
+    bounds = {"tiny": Bounds(rows=1, saves=0, attempts=1, refusals=0, lost=0, crashes=0, beats=False)}
+    report = check(bounds, clock=VirtualClock(), show=heard.append)
+    assert heard == list(report.searches)
+    assert report.seconds == 0
+    assert report.states > 50
+    assert report.edges > report.states
+    text = str(report)
+    assert f"in all: {report.states} states, {report.edges} edges, 0.0 s" in text
+    assert "all hold: S1, S2" in text
+    assert f"of {len(machine.TABLE)}" in text
+
+
+def test_the_same_search_finds_the_same():
+    """Nothing in a search is left to chance."""
+    bounds = {"tiny": QUICK["refusals"]}
+    clock = VirtualClock()
+    assert check(bounds, clock=clock) == check(bounds, clock=clock)
+
+
+def test_a_dead_end_is_found():
+    """A hub that can be asked for nothing any more leaves the session where no end can be reached."""
+    failed = check({"tiny": QUICK["windows"]}, rig=Rig(claimed=lambda _box, _lane: None)).failed
+    assert failed is not None
+    assert failed.violated is not None
+    assert failed.violated.name in ("L1", "L3")
