@@ -43,8 +43,12 @@ class Round:
         open_hub: OpenHub,
         say: Callable[[str], None],
         watch: Watch,
+        beside: bool = False,
     ) -> None:
-        """`hub`: the address that was named for this round, None if none was; `reason`: give up, and why."""
+        """`hub`: the address that was named for this round, None if none was; `reason`: give up, and why.
+
+        `beside`: the sessions were opened by a command that was run with this environment (`settings.for_hub`).
+        """
         self._found = found
         self._wanted = None if hub is None else found.hub
         self._retry = retry_refused
@@ -54,6 +58,7 @@ class Round:
         self._open_hub = open_hub
         self._say = say
         self._watch = watch
+        self._beside = beside
         self._hubs: dict[str, Hub | HubError] = {}
         #: The folders that something waited in, or that were asked for by name.
         self.visited: list[Path] = []
@@ -133,12 +138,12 @@ class Round:
         """The hub at an address, asked once. Raises what it answered, at every call the same."""
         if address not in self._hubs:
             named = address == self._wanted
-            found = self._found if named else settings.for_hub(address, self._found)
+            found = self._found if named else settings.for_hub(address, self._found, beside=self._beside)
             hub = self._open_hub(address, found.api_key)
             try:
                 asked(hub)
             except HubError as failure:
-                self._hubs[address] = failure
+                self._hubs[address] = _with_why(failure, found)
                 hub.close()
             else:
                 self._hubs[address] = hub
@@ -147,3 +152,10 @@ class Round:
             self.credentials_refused |= isinstance(known, HubRefused)
             raise known
         return known
+
+
+def _with_why(failure: HubError, found: Settings) -> HubError:
+    """A refusal for want of a key, with the reason why the key that is set was not shown."""
+    if found.key_withheld and isinstance(failure, HubRefused) and failure.credentials:
+        return HubRefused(f"{failure}; {found.key_withheld}", credentials=True)
+    return failure

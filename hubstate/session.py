@@ -123,6 +123,8 @@ def begin(
     say = say or _print
     try:
         found = _with_its_own_hub(opened.door.memory, found, say)
+        if found.mode == "on" and found.key_withheld:
+            say(found.key_withheld)
         return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say, threads, listener)
     except BaseException:
         opened.close()  # nobody would hold what could let go of it
@@ -138,8 +140,7 @@ def _with_its_own_hub(
     say(
         f"{memory.name} belongs to {memory.hub} and is delivered there, not to {found.hub or 'no hub at all'}"
     )
-    own = settings.for_hub(memory.hub, found)
-    return dataclasses.replace(found, hub=own.hub, api_key=own.api_key)
+    return settings.for_hub(memory.hub, found)
 
 
 def _open_hub(address: str, api_key: str | None) -> Hub:
@@ -600,6 +601,9 @@ class Session:
             yield Condition("journal_failing", now, reason)
         if self._threads.failure:
             yield Condition("sender_failing", now, self._threads.failure)
+        rejected = any(known.name == "credentials_rejected" for known in self._door.memory.conditions)
+        if rejected and self._found.key_withheld:
+            yield Condition("key_withheld", now, self._found.key_withheld)
 
 
 def _sample(kind: type[Event], at: float) -> Event:

@@ -2,9 +2,13 @@
 
 Arguments beat the environment, which beats the project's file (`hubstate.toml`, or `[tool.hubstate]` in
 `pyproject.toml`, in the working directory or above it), which beats the user's file (written by
-`hubstate login`, readable by its owner alone). A key in a project's file is refused by name: such files are
-shared. A directory named there counts from that file's folder; any other one from the working directory. Everything
-else gets what it needs handed over as plain values.
+`hubstate login`, readable by its owner alone). A directory named in a project's file counts from that file's folder;
+any other one from the working directory. Everything else gets what it needs handed over as plain values.
+
+Who wrote a project's file need not be who runs it: a repository is cloned with the file in it. So a key there is
+refused by name, and a hub that only such a file names, or a session that was found, is not shown the key in the
+environment: that one belongs to the hub which this user set beside it. A key that `hubstate login` kept for exactly
+that hub is.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 MODES = ("on", "offline", "off")
+_KEY_VARIABLE = "environment HUBSTATE_API_KEY"
 #: Set by `hubstate run` for its command, and by nobody else.
 RUN_VARIABLE = "HUBSTATE_RUN"
 _DEFAULTS = {"metrics": 3.0, "checkpoint": 900.0, "heartbeat": 300.0}
@@ -46,6 +51,8 @@ class Settings:
 
     hub: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    #: Why the key that stands in the environment is not for this hub, and what to do; empty where none is held back.
+    key_withheld: str = ""
     directory: Path = Path(".hubstate")
     mode: str = "on"
     project: str | None = None
@@ -56,6 +63,8 @@ class Settings:
     #: Where `hubstate run` wants to hear which sessions its command opened; None where nobody listens.
     run: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    #: Files of others that were passed over because they cannot be read, each with the reason.
+    passed_over: tuple[str, ...] = ()
 
 
 def user_file() -> Path:
@@ -83,7 +92,8 @@ def resolve(
     """Puts the settings together. Raises `SettingsError` naming the setting that cannot be used, and where it stands."""
     env = os.environ if environment is None else environment
     here = Path.cwd() if cwd is None else cwd
-    project_values, project_name, project_folder = _project_file(here)
+    passed_over: list[str] = []
+    project_values, project_name, project_folder = _project_file(here, passed_over)
     user_values = _user_values()
     sources: dict[str, str] = {}
 
@@ -111,9 +121,14 @@ def resolve(
     named = None if directory is None else os.fspath(directory)
     where = pick("directory", named, "HUBSTATE_DIR") or ".hubstate"
     base = project_folder if sources.get("directory") == project_name else here
+    in_environment, withheld = env.get("HUBSTATE_API_KEY"), ""
+    if in_environment and address is not None and sources["hub"] == project_name:
+        in_environment, withheld = None, _why_withheld(_KEY_VARIABLE, address, project_name)
+    key = _key(address, api_key, in_environment, user_values.get("keys", {}), sources)
     return Settings(
         hub=address,
-        api_key=_key(address, api_key, env, user_values.get("keys", {}), sources),
+        api_key=key,
+        key_withheld=withheld if key is None else "",
         directory=(base / Path(where).expanduser()).absolute(),
         mode=chosen_mode,
         project=pick("project", project, None),
@@ -123,18 +138,29 @@ def resolve(
         rank=_rank(env),
         run=_run(env),
         sources=sources,
+        passed_over=tuple(passed_over),
     )
 
 
-def for_hub(address: str, found: Settings, *, environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings with another hub in place of the one that was `found`, and with that hub's own key.
+def for_hub(address: str, found: Settings, *, beside: bool = False) -> Settings:
+    """The settings with the hub that a session belongs to in place of the one that was `found`, and its own key.
 
-    A key in the environment belongs to the hub that is set beside it; another hub is not shown it.
+    A key that was given belongs to the hub that was given with it: another one is not shown it. Where no hub was
+    given at all, a key that is an argument is for the session's hub; one in the environment is so only if `beside`:
+    the session was opened by a command that was run with that environment.
     """
-    env = dict(os.environ if environment is None else environment)
-    if found.hub not in (None, address.rstrip("/")):
-        env.pop("HUBSTATE_API_KEY", None)
-    return resolve(hub=address, environment=env)
+    address = _address(address, "the session")
+    if address == found.hub:
+        return found
+    source = found.sources.get("api_key", "")
+    sources = {**found.sources, "hub": "the session"}
+    if found.hub is None and (source == "argument" or (beside and source == _KEY_VARIABLE)):
+        return replace(found, hub=address, sources=sources)
+    sources.pop("api_key", None)
+    key = _kept_key(address, _user_values().get("keys", {}), sources)
+    given = source if source in ("argument", _KEY_VARIABLE) else _KEY_VARIABLE if found.key_withheld else ""
+    withheld = _why_withheld(given, address, "the session") if given and key is None else ""
+    return replace(found, hub=address, api_key=key, key_withheld=withheld, sources=sources)
 
 
 def for_command(run: Path | None) -> dict[str, str]:
@@ -188,15 +214,23 @@ def _user_values() -> dict[str, Any]:
     return values
 
 
-def _project_file(here: Path) -> tuple[dict[str, Any], str, Path]:
-    """The nearest project file at or above `here`, its name, and the folder that holds it."""
+def _project_file(here: Path, passed_over: list[str]) -> tuple[dict[str, Any], str, Path]:
+    """The nearest project file at or above `here`, its name, and the folder that holds it.
+
+    `hubstate.toml` is ours, and has to be right. A `pyproject.toml` is everybody's, and may lie in a folder that has
+    nothing to do with this run: one that cannot be read is no reason to record nothing, so it goes to `passed_over`.
+    """
     for folder in (here, *here.parents):
         own = folder / "hubstate.toml"
         if own.is_file():
             return _checked(_read(own), own), str(own), folder
         shared = folder / "pyproject.toml"
         if shared.is_file():
-            tools = _read(shared).get("tool", {})
+            try:
+                tools = _read(shared).get("tool", {})
+            except SettingsError as failure:
+                passed_over.append(str(failure))
+                continue
             table = tools.get("hubstate") if isinstance(tools, dict) else None
             if table is not None:
                 return _checked(table, shared), f"{shared} [tool.hubstate]", folder
@@ -246,21 +280,30 @@ def _address(address: str, source: str) -> str:
 def _key(
     hub: str | None,
     argument: str | None,
-    env: Mapping[str, str],
-    user: Mapping[str, Any],
+    in_environment: str | None,
+    kept: Mapping[str, Any],
     sources: dict[str, str],
 ) -> str | None:
-    if argument is not None:
-        key, source = argument, "argument"
-    elif env.get("HUBSTATE_API_KEY"):
-        key, source = env["HUBSTATE_API_KEY"], "environment HUBSTATE_API_KEY"
-    elif hub is not None and hub in user:
-        # A key is kept with its hub, and never shown to another one.
-        key, source = user[hub], str(user_file())
-    else:
+    for key, source in ((argument, "argument"), (in_environment or None, _KEY_VARIABLE)):
+        if key is not None:
+            sources["api_key"] = source
+            return _usable_key(key, source)
+    return _kept_key(hub, kept, sources)
+
+
+def _kept_key(hub: str | None, kept: Mapping[str, Any], sources: dict[str, str]) -> str | None:
+    """What `login` kept for exactly this hub: a key is kept with its hub, and never shown to another one."""
+    if hub is None or hub not in kept:
         return None
-    sources["api_key"] = source
-    return _usable_key(key, source)
+    sources["api_key"] = str(user_file())
+    return _usable_key(kept[hub], sources["api_key"])
+
+
+def _why_withheld(source: str, hub: str, namer: str) -> str:
+    return (
+        f"the api key ({source}) is not shown to {hub}, which {namer} names and not you: keep a key for this hub by "
+        f"`hubstate login {hub}`, or name it beside the key (HUBSTATE_HUB, --hub or hub=)"
+    )
 
 
 def _usable_key(key: object, source: str) -> str:

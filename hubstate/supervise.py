@@ -234,6 +234,7 @@ def supervise(
                 open_hub=open_hub,
                 say=say,
                 watch=watch,
+                beside=True,
             ) as work:
                 _deliver(left, found, work, timeout, say)
         for path in left:

@@ -55,6 +55,7 @@ class World:
             open_hub=self.open,
             say=self.said.append,
             watch=self.watch,
+            beside=bool(options.get("beside")),
         )
 
     def open(self, address: str, key: str | None) -> Hub:
@@ -86,6 +87,25 @@ def silent() -> Path:
     session.log({"loss": 1.0})
     session.close()
     return Path(".hubstate").absolute() / session.id
+
+
+def test_a_key_that_is_not_shown_is_the_reason_of_a_refusal(monkeypatch):
+    """A session's hub that no word of this user names is not shown the key in the environment, and that is said."""
+    folder = trained()
+    first = World()
+    first.hub.script(f"{folder.name}/1/close", Declined("no", 404))
+    first.visit(folder)
+    monkeypatch.setenv("HUBSTATE_API_KEY", "ul_secret")
+    second = World(REJECTED, hub=None, retry_refused=True)
+    second.visit(folder)
+    assert second.opened == [("http://hub.test", None)]
+    assert second.round.credentials_refused
+    (said,) = second.said
+    assert "HUBSTATE_API_KEY" in said
+    assert "ul_secret" not in said
+    third = World(hub=None, retry_refused=True, beside=True)
+    third.visit(folder)
+    assert third.opened == [("http://hub.test", "ul_secret")]
 
 
 def state(folder: Path) -> State:

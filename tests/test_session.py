@@ -17,11 +17,15 @@ import numpy as np
 import pytest
 
 import hubstate
-from hubstate import CheckpointMissing, IllegalEvent, Outcome, State, StorageError, UsageError
+from hubstate import CheckpointMissing, IllegalEvent, Outcome, State, StorageError, UsageError, settings
+from hubstate.events import Answered, HeldUp
 from hubstate.journal import Head, Journal, Step, read
 from hubstate.machine import legal_events
 from hubstate.opening import peek
+from hubstate.sender import SenderThreads
+from hubstate.session import begin
 from hubstate.snapshots import Snapshots
+from hubstate.wish import Wish
 
 
 def steps(session: hubstate.Session) -> list[Step]:
@@ -353,6 +357,56 @@ def test_an_aborted_session_is_continued() -> None:
     second = hubstate.start("digits", resume=True)
     assert (second.id, second.state, second.outcome) == (first.id, State.SESSION_CREATED, Outcome.RUNNING)
     second.close()
+
+
+# -- whose key -------------------------------------------------------------------------------------------------
+
+
+class _Still(SenderThreads):
+    """Threads that never begin: nothing is sent."""
+
+    def poke(self, *, files: bool = False) -> None:
+        pass
+
+
+def began(session: str | bool, **given: Any) -> tuple[hubstate.Session, list[str]]:
+    """A session that sends nothing, resumed or begun, and what it said."""
+    said: list[str] = []
+    wish = Wish("digits", resume=session)
+    return begin(wish, settings.resolve(**given), say=said.append, threads=_Still), said
+
+
+def acknowledged() -> str:
+    """A session that a hub has acknowledged."""
+    session, _ = began(False, hub="http://hub.test")
+    session.tell(Answered, hub="http://hub.test", model="M")
+    session.close()
+    return session.id
+
+
+def test_a_key_that_is_given_alone_is_for_the_sessions_own_hub() -> None:
+    """Who resumes a session with a key, and names no hub, means the hub that the session belongs to."""
+    session, _ = began(acknowledged(), api_key="ul_mine")
+    assert (session._found.hub, session._found.api_key) == ("http://hub.test", "ul_mine")
+    session.close()
+
+
+def test_a_key_that_is_held_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that only a file of the project names is not shown the key in the environment: one line says so at the
+    start, and the receipt does once the hub asks for a key."""
+    monkeypatch.setenv("HUBSTATE_API_KEY", "ul_secret")
+    Path("hubstate.toml").write_text('hub = "http://hub.test"\n', encoding="utf-8")
+    session, said = began(False)
+    (line,) = said
+    assert "HUBSTATE_API_KEY" in line
+    assert "hubstate login http://hub.test" in line
+    assert session._found.api_key is None
+    assert [condition.name for condition in session.receipt.conditions] == []
+    session.tell(HeldUp, key=f"{session.id}/1/open", condition="credentials_rejected", reason="401")
+    told = {condition.name: condition.reason for condition in session.receipt.conditions}
+    assert told == {"credentials_rejected": "401", "key_withheld": line}
+    assert "ul_secret" not in str(session.receipt) + line
+    session.close()
 
 
 # -- bad input -------------------------------------------------------------------------------------------------

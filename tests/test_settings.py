@@ -10,10 +10,11 @@ import pytest
 
 from hubstate import settings as room
 from hubstate.errors import SettingsError, StorageError
-from hubstate.settings import Settings, remember_login, resolve, user_file
+from hubstate.settings import Settings, for_hub, remember_login, resolve, user_file
 
 KEY = "hs_SECRET-0123456789"
 HUB = "http://hub.test:8765"
+OTHER = "http://other.test"
 
 
 @pytest.fixture
@@ -243,16 +244,75 @@ def test_a_login_that_cannot_be_kept_is_told(monkeypatch):
         remember_login(HUB, KEY)
 
 
-def test_a_key_in_the_environment_is_for_the_hub_beside_it(here, monkeypatch):
+def test_a_key_in_the_environment_is_for_the_hub_beside_it(here):
     """Whoever sends to another hub by name does not show it the key that was set for the first one."""
-    monkeypatch.chdir(here)
-    env = {"HUBSTATE_HUB": HUB, "HUBSTATE_API_KEY": KEY}
-    found = find(here, environment=env)
-    assert room.for_hub(HUB, found, environment=env).api_key == KEY
-    assert room.for_hub(HUB + "/", found, environment=env).api_key == KEY
-    other = room.for_hub("http://other.test", found, environment=env)
-    assert (other.hub, other.api_key) == ("http://other.test", None)
-    assert room.for_hub("http://other.test", find(here), environment={"HUBSTATE_API_KEY": KEY}).api_key == KEY
+    found = find(here, environment={"HUBSTATE_HUB": HUB, "HUBSTATE_API_KEY": KEY})
+    assert for_hub(HUB, found).api_key == KEY
+    assert for_hub(HUB + "/", found).api_key == KEY
+    other = for_hub(OTHER, found)
+    assert (other.hub, other.api_key) == (OTHER, None)
+    assert for_hub(HUB, other).key_withheld
+    remember_login(OTHER, "ul_other")
+    kept = for_hub(OTHER, found)
+    assert (kept.api_key, kept.sources["api_key"], kept.key_withheld) == ("ul_other", str(user_file()), "")
+
+
+@pytest.mark.parametrize("file", ["hubstate.toml", "pyproject.toml"])
+def test_a_hub_that_only_a_projects_file_names_is_not_shown_the_key_in_the_environment(here, file):
+    """Whoever wrote the file in a cloned repository chose the hub, and not the key: it does not go there."""
+    table = "[tool.hubstate]\n" if file == "pyproject.toml" else ""
+    path = write_project(here, f'{table}hub = "{OTHER}"', file)
+    found = find(here, environment={"HUBSTATE_API_KEY": KEY})
+    assert (found.hub, found.api_key, "api_key" in found.sources) == (OTHER, None, False)
+    assert str(path) in found.key_withheld
+    assert f"hubstate login {OTHER}" in found.key_withheld
+    assert KEY not in repr(found)
+    assert for_hub(OTHER, found).api_key is None
+
+
+def test_a_hub_that_only_a_projects_file_names_gets_what_was_kept_or_given_for_it(here):
+    """A key that `login` kept for exactly this hub is used, and so is an argument; then nothing is held back."""
+    write_project(here, f'hub = "{OTHER}"')
+    env = {"HUBSTATE_API_KEY": KEY}
+    given = find(here, environment=env, api_key="ul_given")
+    assert (given.api_key, given.key_withheld) == ("ul_given", "")
+    remember_login(HUB, "ul_of_another")
+    assert find(here, environment=env).api_key is None
+    remember_login(OTHER, "ul_kept")
+    kept = find(here, environment=env)
+    assert (kept.api_key, kept.sources["api_key"], kept.key_withheld) == ("ul_kept", str(user_file()), "")
+
+
+def test_the_key_in_the_environment_is_for_a_hub_that_this_user_named(here):
+    """An argument, the environment and the user's own file are this user's words; they beat the project's file."""
+    remember_login("http://kept.test", "ul_kept")
+    env = {"HUBSTATE_API_KEY": KEY}
+    for environment, arguments in ((env, {"hub": HUB}), ({**env, "HUBSTATE_HUB": HUB}, {}), (env, {})):
+        found = find(here, environment=environment, **arguments)
+        assert (found.api_key, found.key_withheld) == (KEY, "")
+    write_project(here, f'hub = "{OTHER}"')
+    assert find(here, environment=env, hub=HUB).api_key == KEY
+
+
+def test_a_session_that_was_found_does_not_choose_who_is_shown_a_key(here):
+    """Where no hub is set, a key that is an argument goes to the session's hub; one in the environment does not.
+
+    A folder of sessions may have come with a cloned repository as well. Who ran the command that opened the session
+    knows better: `beside`.
+    """
+    argument = for_hub(OTHER, find(here, api_key=KEY))
+    assert (argument.hub, argument.api_key, argument.sources["api_key"]) == (OTHER, KEY, "argument")
+    found = find(here, environment={"HUBSTATE_API_KEY": KEY})
+    held_back = for_hub(OTHER, found)
+    assert held_back.api_key is None
+    assert "the session names" in held_back.key_withheld
+    assert for_hub(OTHER, found, beside=True).api_key == KEY
+    set_beside = find(here, hub=HUB, environment={"HUBSTATE_API_KEY": KEY})
+    assert for_hub(OTHER, set_beside, beside=True).api_key is None
+    assert "argument" in for_hub(OTHER, find(here, hub=HUB, api_key=KEY)).key_withheld
+    assert for_hub(OTHER, find(here)).key_withheld == ""
+    with pytest.raises(SettingsError, match="the session"):
+        for_hub("ftp://other.test", found)
 
 
 # -- what is refused -------------------------------------------------------------------------------------
@@ -348,4 +408,18 @@ def test_an_odd_pyproject_is_no_crash(here, text):
         assert find(here).sources == {}
         return
     with pytest.raises(SettingsError, match="must be a table of settings, not int"):
+        find(here)
+
+
+@pytest.mark.parametrize("text", [b"[tool.hubstate\n", b"\xff"])
+def test_a_pyproject_that_cannot_be_read_is_passed_over(here, text):
+    """A broken file of another tool, in whatever folder above, hinders no run: the next one above holds, and it is told."""
+    (here / "pyproject.toml").write_bytes(text)
+    write_project(here, 'group = "above"')
+    found = find(here)
+    assert found.group == "above"
+    (told,) = found.passed_over
+    assert str(here / "pyproject.toml") in told
+    (here / "hubstate.toml").write_bytes(text)
+    with pytest.raises(SettingsError, match=r"cannot read the settings in .*hubstate.toml"):
         find(here)

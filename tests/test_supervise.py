@@ -17,6 +17,7 @@ import hubstate
 from hubstate import supervise
 from hubstate.journal import read
 from hubstate.overview import look
+from hubstate.server import keys
 from hubstate.server.running import RunningHub, running
 from hubstate.states import Outcome, State
 from hubstate.supervise import End, Kills, count_kills, end_as
@@ -294,6 +295,28 @@ def test_what_a_killed_command_held_is_delivered(hub, monkeypatch):
     receipt = look(only_session()).receipt
     assert (receipt.outcome, receipt.rows_delivered, receipt.waiting) == (Outcome.FAILED, 1, 0)
     assert "failed, 1 of 1 rows delivered" in process.stderr
+
+
+NAMES_ITS_HUB = """
+import os, signal, sys
+import hubstate
+
+session = hubstate.start("run", hub=sys.argv[1], limits=hubstate.Limits(metrics=3600))
+session.flush(60)
+assert session.url
+session.log({"loss": 1.0})
+session.log({"loss": 0.5})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_key_that_the_command_had_is_for_the_hub_that_it_named(hub, monkeypatch):
+    """A hub that the command's own code named gets the rest under the key in the environment that both share."""
+    monkeypatch.setenv("HUBSTATE_API_KEY", keys.create(hub.data_dir, "laptop"))
+    process = ended([*RUN, PYTHON, script(NAMES_ITS_HUB), hub.url])
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    receipt = look(only_session()).receipt
+    assert (receipt.outcome, receipt.rows_delivered, receipt.waiting) == (Outcome.FAILED, 2, 0)
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
