@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hubstate import opening, overview, settings
 from hubstate.clock import Clock
 from hubstate.errors import StorageError
-from hubstate.hubs.base import Delayed, Hub
+from hubstate.hubs.base import Capabilities, Delayed, Hub
 from hubstate.journal import Damage, Step, read
 from hubstate.overview import Overview, Unreadable
 from hubstate.settings import Settings
@@ -57,6 +57,8 @@ def examine(
     Raises `UsageError` if that directory does not exist.
     """
     folders = overview.folders(found, directory)
+    for why in found.passed_over:
+        yield Finding(Level.NOTE, "settings", f"{why}; it is passed over")
     yield from _settings(found)
     yield from _login_file()
     yield from _hub(found, clock, open_hub)
@@ -73,7 +75,9 @@ def _settings(found: Settings) -> Iterator[Finding]:
         yield Finding(Level.TROUBLE, "hub", what)
     else:
         yield Finding(Level.FINE, "hub", f"{found.hub}, {source('hub')}")
-    if found.api_key is None:
+    if found.key_withheld:
+        yield Finding(Level.NOTE, "api key", f"none; {found.key_withheld}")
+    elif found.api_key is None:
         yield Finding(Level.NOTE, "api key", "none; only a hub without keys, on this machine, takes that")
     else:
         yield Finding(Level.FINE, "api key", f"set, {source('api_key')}")
@@ -108,6 +112,7 @@ def _hub(found: Settings, clock: Clock, open_hub: Callable[[str, str | None], Hu
         before = clock.wall()
         reply = hub.check()
         now = (before + clock.wall()) / 2
+        cannot = _cannot(hub.capabilities)
     finally:
         hub.close()
     if isinstance(reply, Delayed):
@@ -121,6 +126,8 @@ def _hub(found: Settings, clock: Clock, open_hub: Callable[[str, str | None], Hu
             else "the hub is there and asks for no key"
         )
         yield Finding(Level.FINE, "connection", what)
+        if cannot:
+            yield Finding(Level.NOTE, "the hub", f"it {'; it '.join(cannot)}")
     if reply.news.at is not None:
         skew = reply.news.at + 0.5 - now  # it was cut to whole seconds
         if abs(skew) < _SAME_CLOCK:
@@ -128,6 +135,18 @@ def _hub(found: Settings, clock: Clock, open_hub: Callable[[str, str | None], Hu
         else:
             which = "ahead of" if skew < 0 else "behind"
             yield Finding(Level.NOTE, "clock", f"this machine is {abs(skew):.0f} s {which} the hub")
+
+
+def _cannot(can: Capabilities) -> list[str]:
+    """What a hub does not do, in words: what it cannot hold is kept here, and told in the receipt as not taken."""
+    words = {
+        "step_rows": "cannot hold rows of single steps, nor the final evaluation's: an epoch has one row there",
+        "folders": "cannot hold checkpoints that are folders",
+        "closing": "is not told that a session is over",
+        "stop_request": "cannot ask a training to stop",
+        "own_digest": "does not confirm the digest of a file",
+    }
+    return [told for name, told in words.items() if not getattr(can, name)]
 
 
 def _directory(found: Settings) -> Iterator[Finding]:

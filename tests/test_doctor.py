@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes import OFFLINE, FakeHub
+from journals import DAMAGED
 
 import hubstate
 from hubstate import overview, settings
 from hubstate.clock import VirtualClock
 from hubstate.doctor import Finding, Level, examine
-from hubstate.hubs.base import Accepted, Declined, Delayed, News, Reply
+from hubstate.hubs.base import Accepted, Capabilities, Declined, Delayed, News, Reply
 from hubstate.rounds import Round
 
 NOW = 1_900_000_000.0
@@ -22,6 +23,8 @@ NOW = 1_900_000_000.0
 
 class Answering(FakeHub):
     """A hub with one answer to whoever asks, and its own time."""
+
+    capabilities = Capabilities(folders=True)
 
     def __init__(self, answer: Reply, at: float | None = None) -> None:
         super().__init__()
@@ -81,6 +84,40 @@ def test_a_key_is_never_told():
     findings = found(Delayed("credentials_rejected", "no such key", 401), api_key="ul_secret")
     assert (Level.FINE, "set, from argument") in about(findings, "api key")
     assert "ul_secret" not in repr(findings)
+
+
+def test_a_key_that_is_held_back_is_told_with_the_reason(monkeypatch):
+    """A key in the environment is not for a hub that only a project's file names: that is said, and what to do."""
+    monkeypatch.setenv("HUBSTATE_API_KEY", "ul_secret")
+    Path("hubstate.toml").write_text('hub = "http://hub.test"\n', encoding="utf-8")
+    findings = found(hub=None)
+    ((level, text),) = about(findings, "api key")
+    assert level is Level.NOTE
+    assert "HUBSTATE_API_KEY" in text
+    assert "hubstate login http://hub.test" in text
+    assert "ul_secret" not in repr(findings)
+
+
+def test_a_file_that_was_passed_over_is_named():
+    """A broken pyproject.toml hinders nothing, and whoever expected a setting from it learns why it does not hold."""
+    Path("pyproject.toml").write_text("[tool.hubstate\n", encoding="utf-8")
+    ((level, text),) = about(found(), "settings")
+    assert level is Level.NOTE
+    assert "pyproject.toml" in text
+    assert "passed over" in text
+
+
+def test_what_a_hub_cannot_hold_is_told(monkeypatch):
+    """Whoever wonders where the rows of steps went reads that this hub cannot hold them; what it can is not told."""
+    assert about(found(), "the hub") == []
+    monkeypatch.setattr(
+        Answering, "capabilities", Capabilities(step_rows=False, own_digest=False, folders=True)
+    )
+    ((level, text),) = about(found(), "the hub")
+    assert level is Level.NOTE
+    assert text.startswith("it cannot hold rows of single steps")
+    assert text.endswith("; it does not confirm the digest of a file")
+    assert about(found(OFFLINE), "the hub") == []
 
 
 def test_no_hub_is_in_the_way():
@@ -168,6 +205,7 @@ def test_a_refused_delivery_is_in_the_way():
     assert f"hubstate sync {session.id} --retry-refused" in text
 
 
+@DAMAGED
 def test_damaged_lines_are_in_the_way_and_the_rest_is_read():
     """Every line of every segment is judged: a damaged one is told with its place."""
     session = trained()
@@ -182,6 +220,7 @@ def test_damaged_lines_are_in_the_way_and_the_rest_is_read():
     assert about(findings, "journals") == [(Level.FINE, f"sessions here: 1; steps read: {len(lines) - 3}")]
 
 
+@DAMAGED
 def test_a_journal_beyond_reading_is_in_the_way(tmp_path):
     """A session that cannot be read at all is told once."""
     with hubstate.start("digits", directory=tmp_path) as session:

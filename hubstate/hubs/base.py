@@ -32,7 +32,6 @@ class Parcel(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...] = ()
     file: Path | None = None
     sha256: str = ""
-    fitness_is_best: bool = False
 
 
 class News(msgspec.Struct, frozen=True):

@@ -85,13 +85,13 @@ def merged(rows: list[Row]) -> dict[str, str]:
     return {str(epoch): msgspec.json.encode(metrics).decode() for epoch, (_, metrics) in epochs.items()}
 
 
-def upload_fields(action: SendCheckpoint, *, is_best: bool, own: bool) -> dict[str, str]:
+def upload_fields(action: SendCheckpoint, *, own: bool) -> dict[str, str]:
     """The form fields of HUB v1; its truth values are spelled as Python spells them."""
     fields = {"epoch": str(action.epoch)}
     if action.kind is CheckpointKind.FINAL:
         fields["type"] = "final"
     else:
-        fields |= {"type": "epoch", "isBest": str(is_best or action.kind is CheckpointKind.BEST)}
+        fields |= {"type": "epoch", "isBest": str(action.kind is CheckpointKind.BEST)}
     if action.fitness is not None and isfinite(action.fitness):
         fitness = repr(float(action.fitness))
     else:

@@ -224,7 +224,7 @@ class HubV1:
         if parcel.file.is_dir():
             return Accepted(not_taken="this hub takes single files, no folders", news=News(hub=self.address))
         headers = {}
-        fields = upload_fields(action, is_best=parcel.fitness_is_best, own=self._own)
+        fields = upload_fields(action, own=self._own)
         # One's own hub tells the kinds apart by `kind`; an old one by this name alone.
         name = "last.pt" if action.kind is CheckpointKind.LAST else "best.pt"
         if self._own:
