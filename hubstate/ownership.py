@@ -36,7 +36,10 @@ class Ownership:
         self.pid = os.getpid()
         with _guard:
             if _is_mine(self._key):
-                raise SessionBusy(f"the session in {folder} is open in this process (pid {self.pid}) already")
+                raise SessionBusy(
+                    f"the session in {folder} is open in this process (pid {self.pid}) already: "
+                    "go on with that one, or close() it first"
+                )
             self._fd = _lock(folder)
             _owned[self._key] = self
 

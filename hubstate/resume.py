@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def _resumed(
         return opening.begin_attempt(find_folder(resume, found), clock, listener)
     if resume:
         for seen in opening.newest_of(found.directory, name):
+            if seen.owner == os.getpid():
+                # In a notebook the cell was run again: to go on with it, whoever has it must let go of it.
+                log("hubstate.resume").warning(
+                    "hubstate.session_still_open",
+                    session=seen.folder.name,
+                    advice="close() it to go on with it",
+                )
             if seen.owner is not None or seen.memory.state is State.DONE:
                 continue
             try:
