@@ -40,7 +40,7 @@ class Key(NamedTuple):
 def create(
     data_dir: Path, name: str, *, owner: str = DEFAULT_OWNER, wall: Callable[[], float] = time.time
 ) -> str:
-    """Makes a key for the hub in `data_dir` and returns it; it cannot be shown again.
+    """Makes a key for the hub in `data_dir`, and that hub if there is none; the key cannot be shown again.
 
     Raises `UsageError` for a name that a living key has, or that is empty or too long.
     """
@@ -63,8 +63,8 @@ def create(
 
 
 def listed(data_dir: Path) -> list[Key]:
-    """All keys of the hub in `data_dir`, oldest first, revoked ones included."""
-    store = Store(data_dir)
+    """All keys of the hub in `data_dir`, oldest first, revoked ones included. Raises `UsageError` if there is no hub."""
+    store = Store(data_dir, make=False)
     try:
         with store.database.reading() as connection:
             query = select(keys.c.id, keys.c.name, keys.c.owner, keys.c.created_at, keys.c.revoked_at)
@@ -74,8 +74,8 @@ def listed(data_dir: Path) -> list[Key]:
 
 
 def revoke(data_dir: Path, name: str, *, wall: Callable[[], float] = time.time) -> None:
-    """Ends the living key of that name. Raises `UsageError` if there is none."""
-    store = Store(data_dir)
+    """Ends the living key of that name. Raises `UsageError` if there is none, or no hub."""
+    store = Store(data_dir, make=False)
     try:
         with store.database.writing() as connection:
             found = _living(connection, name)

@@ -1,8 +1,9 @@
 """What the hub keeps, in one folder: `hub.sqlite`, `files/SESSION/`, `incoming/`, `secret`.
 
 `incoming/` holds uploads that are under way; a file is promoted into `files/` by a rename after its digest was
-checked, under a name of its own that is never written again. The database says which of them count; what it does
-not name is swept when the hub starts. `secret` signs download addresses and cookies (mode 0600).
+checked, under a name of its own that is never written again. The database says which of them count; a checkpoint
+that it does not name is swept when the hub starts. What else somebody put there is nobody's here: it is left alone.
+`secret` signs download addresses and cookies (mode 0600).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from hubstate.errors import StorageError
+from hubstate.errors import StorageError, UsageError
 from hubstate.server.schema import Database, checkpoints
 
 __all__ = ["UPLOAD_LIMIT", "Store"]
@@ -24,10 +25,19 @@ _SECRET_BYTES = 32
 
 
 class Store:
-    """The folder of a hub. Raises `StorageError` if it cannot be used."""
+    """The folder of a hub. Raises `StorageError` if it cannot be used.
 
-    def __init__(self, data_dir: Path, *, upload_limit: int = UPLOAD_LIMIT) -> None:
+    `make`: it is made where there is none; else that is a `UsageError`, because a name was probably mistyped.
+    """
+
+    def __init__(self, data_dir: Path, *, upload_limit: int = UPLOAD_LIMIT, make: bool = True) -> None:
         self.data_dir = data_dir.absolute()
+        database = self.data_dir / "hub.sqlite"
+        if not make and not database.is_file():
+            raise UsageError(
+                f"there is no hub in {self.data_dir}: name its folder by --data-dir, or make one by "
+                "`hubstate keys create NAME` or `hubstate serve`"
+            )
         self.files = self.data_dir / "files"
         self.incoming = self.data_dir / "incoming"
         self.upload_limit = upload_limit
@@ -36,9 +46,11 @@ class Store:
             self.files.mkdir(exist_ok=True, mode=0o700)
             self.incoming.mkdir(exist_ok=True, mode=0o700)
             self.secret = _secret(self.data_dir / "secret")
+        except StorageError:
+            raise  # it says already what is wrong, and it is an OSError too
         except OSError as error:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
-        self.database = Database(self.data_dir / "hub.sqlite")
+        self.database = Database(database)
 
     def file_of(self, session: str, name: str) -> Path:
         """Where a promoted file lies."""
@@ -46,7 +58,7 @@ class Store:
 
     def sweep(self) -> None:
         """Removes what an earlier life of the hub left half done. Only the one hub of the folder may call it."""
-        for part in self.incoming.iterdir():
+        for part in _plain_files(self.incoming, "*.part"):
             part.unlink()
         with self.database.reading() as connection:
             named = {
@@ -54,13 +66,19 @@ class Store:
                 for session, file in connection.execute(select(checkpoints.c.session, checkpoints.c.file))
             }
         for folder in self.files.iterdir():
-            for file in folder.iterdir():
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            for file in _plain_files(folder, "*.pt"):
                 if (folder.name, file.name) not in named:
                     file.unlink()
 
     def close(self) -> None:
         """Lets go of the database."""
         self.database.close()
+
+
+def _plain_files(folder: Path, names: str) -> list[Path]:
+    return [path for path in folder.glob(names) if path.is_file() and not path.is_symlink()]
 
 
 def _secret(path: Path) -> bytes:

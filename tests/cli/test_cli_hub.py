@@ -77,10 +77,21 @@ def test_a_key_is_revoked_by_its_name(tmp_path):
 
 def test_without_keys_the_way_to_make_one_is_told():
     """The hub's folder is this user's own where none is named, and an empty list says what to do."""
-    ended = run("keys", "list")
+    with running(settings.data_folder() / "hub"):
+        ended = run("keys", "list")
     assert ended.stdout == ""
+    assert "no key yet" in ended.stderr
     assert "hubstate keys create" in ended.stderr
-    assert (settings.data_folder() / "hub" / "hub.sqlite").exists()
+
+
+@pytest.mark.parametrize("command", [("list",), ("revoke", "laptop")], ids=["list", "revoke"])
+def test_keys_of_a_hub_that_is_not_there(tmp_path, command):
+    """Where no hub lies, none is made by asking for its keys: the folder was probably mistyped."""
+    ended = run("keys", *command, "--data-dir", tmp_path / "typo", code=2)
+    assert ended.stdout == ""
+    assert f"there is no hub in {tmp_path / 'typo'}" in ended.stderr
+    assert "--data-dir" in ended.stderr
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_login_is_kept_for_this_user_alone(hub):

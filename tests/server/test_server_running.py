@@ -128,7 +128,7 @@ def test_a_damaged_secret_is_told(data_dir: Path) -> None:
     """A secret that is too short signs nothing."""
     Store(data_dir).close()
     (data_dir / "secret").write_bytes(b"short")
-    with pytest.raises(StorageError, match="secret"):
+    with pytest.raises(StorageError, match=r"secret is damaged: remove it, and a new one is made"):
         Store(data_dir)
 
 

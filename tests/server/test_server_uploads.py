@@ -370,6 +370,32 @@ def test_what_a_hub_left_half_done_is_swept_when_it_starts(data_dir: Path) -> No
         assert [path.read_bytes() for path in stored_files(data_dir)] == [b"kept"]
 
 
+def test_what_others_put_into_the_folder_of_a_hub_is_left_alone(data_dir: Path) -> None:
+    """A stray file or folder, such as file managers leave, keeps no hub from starting, and is not removed."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+        client.upload(b"kept")
+        client.http.close()
+    strays = [
+        data_dir / "files" / ".DS_Store",
+        data_dir / "files" / "S1" / ".DS_Store",
+        data_dir / "files" / "S1" / "folder.pt" / "file",
+        data_dir / "incoming" / ".DS_Store",
+        data_dir / "incoming" / "folder.part" / "file",
+    ]
+    for stray in strays:
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(b"stray")
+    elsewhere = data_dir / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "other.pt").write_bytes(b"other")
+    (data_dir / "files" / "link").symlink_to(elsewhere)
+    with running(data_dir):
+        assert [stray.read_bytes() for stray in strays] == [b"stray"] * len(strays)
+        assert (elsewhere / "other.pt").read_bytes() == b"other"
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=300), st.data())
 def test_the_receiver_takes_a_body_in_any_pieces(
