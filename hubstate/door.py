@@ -73,6 +73,17 @@ class Door:
         """How many steps wait in memory because the journal cannot be written."""
         return len(self._waiting)
 
+    def standing(self) -> tuple[tuple[int, int], Memory] | None:
+        """The end of the journal (as `written` tells it) and the memory that exactly the lines before it lead to.
+
+        None while there are no such two: steps wait in memory, or one is being taken just now (a signal handler).
+        """
+        if self._journal is None or os.getpid() != self._pid or self._broke_in():
+            return None
+        with self._lock:
+            self._take_up()
+            return None if self._waiting else (self._journal.end, self._memory)
+
     def now(self) -> float:
         """Wall time at the opening plus monotonic time since (s): it never goes back while the session lives."""
         return self._wall + (self._clock.monotonic() - self._monotonic)

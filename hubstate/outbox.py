@@ -5,6 +5,11 @@ may be lost at no cost: when the next try of a delivery is due, and how far a lo
 deleted at any moment; the next opening folds the journal anew. A damaged file is put aside and folded anew at once,
 unseen by whoever asks: SQLite notices a broken page, and a sum beside each row and delivery a changed byte.
 
+A damaged line of the journal may have asked for something, or settled it, and the session's memory knows of it all
+the same. So the outbox is brought into line with the memory (`reconcile`): after each opening, and after each damage.
+The two can only be compared where they stand at the same place, for one that has heard more than the other differs
+without any damage: whoever hands in a memory says up to which place of the journal it goes.
+
 The order in which deliveries leave is a property of this room: words (opening, rows, end) leave one after the
 other; a file leaves after the openings before it, and one that belongs to the end after all words before it; the
 closing leaves when nothing before it waits. Only refused ones are overtaken: but an opening is not, for nothing
@@ -35,7 +40,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.events import Delivered, FitEpochEnd, GiveUp, Refused, RetryRefused, TrainBatchEnd
-from hubstate.journal import Position, Step, read
+from hubstate.journal import Damage, Position, Step, read
 
 __all__ = ["FILES", "WORDS", "Delivery", "Outbox"]
 
@@ -124,6 +129,7 @@ class Outbox:
         self._path = path
         self._journal = journal
         self._lock = threading.RLock()
+        self._reconciled = False
         #: Why the file was put aside and folded anew, if it was; for people.
         self.damage = ""
         self._db = self._connect()
@@ -138,17 +144,20 @@ class Outbox:
         """
         return self._guarded(lambda db: self._ingest(db, limit))
 
-    def _ingest(self, db: sqlite3.Connection, limit: int) -> int:
-        segment, byte, chain, total = db.execute("select segment, byte, chain, sum from place").fetchone()
-        if total != _sum(segment, byte, chain):
-            raise _Damaged("the place in the journal is not as it was noted")
-        place = Position(segment, byte, chain)
+    def _ingest(self, db: sqlite3.Connection, limit: int, until: tuple[int, int] | None = None) -> int:
+        """Folds in at most `limit` lines, and none that stands behind the place `until` (segment and byte)."""
+        place = _place(db)
         count = 0
         db.execute("begin immediate")
         try:
             for entry in read(self._journal, place):
-                if isinstance(entry.line, Step):
-                    self._fold(db, entry.line)
+                if until is not None and place[:2] >= until:
+                    break
+                match entry.line:
+                    case Step() as step:
+                        self._fold(db, step)
+                    case Damage():
+                        self._reconciled = False
                 place = entry.position
                 count += 1
                 if count >= limit:
@@ -217,15 +226,16 @@ class Outbox:
         """The next rows of a send, behind row number `after`: at most 1,000 rows or 1 MB."""
         return self._guarded(lambda db: _rows(db, max(action.first, after + 1), action.last))
 
-    def held(self, action: SendRows, after: int = 0) -> int:
-        """How many rows of a send, behind row number `after`, are here; fewer than it names if lines were damaged."""
-        return self._guarded(
-            lambda db: int(
-                db.execute(
-                    "select count(*) from rows where number between ? and ?",
-                    (max(action.first, after + 1), action.last),
-                ).fetchone()[0]
-            )
+    def next_row(self, action: SendRows, after: int) -> int:
+        """The number of the first row of a send that is here, behind row number `after`; 0 if there is none."""
+        return self._number(
+            "select coalesce(min(number), 0) from rows where number between ? and ?", after + 1, action.last
+        )
+
+    def held(self, action: SendRows) -> int:
+        """How many rows of a send are here; fewer than it names if lines were damaged."""
+        return self._number(
+            "select count(*) from rows where number between ? and ?", action.first, action.last
         )
 
     def postpone(self, key: str, due: float, trouble: str) -> None:
@@ -249,32 +259,38 @@ class Outbox:
             key,
         )
 
-    def reconcile(self, memory: Memory) -> None:
+    @property
+    def reconciled(self) -> bool:
+        """Whether the deliveries are those that the session knows of, as far as the journal is folded in."""
+        return self._reconciled
+
+    def reconcile(self, end: tuple[int, int], memory: Memory) -> None:
         """Makes the deliveries those that the session knows of, in its order.
 
-        They differ only where a line of the journal is damaged that asked for something, or settled it. All that
-        `memory` knows must have been folded in before.
+        `memory` is what all lines before `end` (segment and byte of the journal) lead to. Up to there they are folded in
+        first. If another thread has folded in more meanwhile, nothing is done, and `reconciled` says so.
         """
-        self._guarded(lambda db: self._reconcile(db, memory))
+        self._guarded(lambda db: self._reconcile(db, end, memory))
 
-    def _reconcile(self, db: sqlite3.Connection, memory: Memory) -> None:
-        known = [
-            row[0] for row in db.execute("select key from deliveries where kind != 'usage' order by position")
-        ]
-        wanted = [action.key for action in memory.outstanding]
-        for key in known:
-            if key not in wanted:
-                self._settle(db, key)
-        if any(key not in known for key in wanted):
-            # What is missing in the middle has its place in the middle: all of them are put down anew.
-            db.executemany("delete from deliveries where key = ?", [(key,) for key in wanted])
-            for action in memory.outstanding:
-                _put(db, action)
-        for refused in memory.refused:
-            db.execute(
-                "update deliveries set refused = 1, trouble = ? where key = ? and refused = 0",
-                (refused.reason, refused.key),
-            )
+    def _reconcile(self, db: sqlite3.Connection, end: tuple[int, int], memory: Memory) -> None:
+        while self._ingest(db, 1_000, until=end):
+            pass
+        if _place(db)[:2] > end:
+            return
+        db.execute("begin immediate")
+        try:
+            _bring_into_line(db, memory)
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+        self._reconciled = True
+
+    def renew(self, why: str) -> None:
+        """Puts the file aside and folds the journal anew, for who misses here what the journal may well hold."""
+        with self._lock:
+            self._fold_anew(why)
 
     def remember_digest(self, key: str, sha256: str) -> None:
         """Notes a file's digest, so that a repeat need not read the file twice."""
@@ -299,6 +315,9 @@ class Outbox:
     def _change(self, statement: str, *values: object) -> None:
         self._guarded(lambda db: db.execute(statement, values))
 
+    def _number(self, query: str, *values: object) -> int:
+        return self._guarded(lambda db: int(db.execute(query, values).fetchone()[0]))
+
     def _guarded(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Works on the connection, for one thread at a time. A damaged file is put aside, folded anew, and asked again."""
         with self._lock:
@@ -310,10 +329,7 @@ class Outbox:
                     error, sqlite3.OperationalError | sqlite3.ProgrammingError | sqlite3.IntegrityError
                 ):
                     raise
-                self.damage = f"{self._path} was damaged ({error}) and is folded anew"
-                self._put_aside()
-                while self._ingest(self._db, 1_000):
-                    pass
+                self._fold_anew(f"was damaged ({error})")
                 return work(self._db)
 
     def _connect(self) -> sqlite3.Connection:
@@ -346,10 +362,14 @@ class Outbox:
             raise
         return db
 
-    def _put_aside(self) -> None:
+    def _fold_anew(self, why: str) -> None:
+        self.damage = f"{self._path} {why} and is folded anew"
         self._db.close()
         self._aside()
         self._db = self._prepare()
+        self._reconciled = False
+        while self._ingest(self._db, 1_000):
+            pass
 
     def _aside(self) -> None:
         for ending in ("", "-wal", "-shm"):
@@ -374,6 +394,39 @@ def _put(db: sqlite3.Connection, action: Action) -> None:
         "insert or ignore into deliveries (key, lane, kind, action, sum) values (?, ?, ?, ?, ?)",
         (*what, _sum(*what)),
     )
+
+
+def _place(db: sqlite3.Connection) -> Position:
+    """Up to where the journal is folded in."""
+    segment, byte, chain, total = db.execute("select segment, byte, chain, sum from place").fetchone()
+    if total != _sum(segment, byte, chain):
+        raise _Damaged("the place in the journal is not as it was noted")
+    return Position(segment, byte, chain)
+
+
+def _bring_into_line(db: sqlite3.Connection, memory: Memory) -> None:
+    """Drops what the memory does not know of, puts down what it knows of beyond, and refuses what it holds refused.
+
+    The rows of what is dropped stay: where only the line that asked for them is damaged, they are asked for once more.
+    """
+    known = [
+        row[0] for row in db.execute("select key from deliveries where kind != 'usage' order by position")
+    ]
+    wanted = [action.key for action in memory.outstanding]
+    needless = [key for key in known if key not in wanted]
+    if any(key not in known for key in wanted):
+        # What is missing in the middle has its place in the middle: all of them are put down anew.
+        needless = known
+    db.executemany("delete from deliveries where key = ?", [(key,) for key in needless])
+    for action in memory.outstanding:
+        _put(db, action)
+    refused = {known.key: known.reason for known in memory.refused}
+    for row in db.execute("select key, refused from deliveries where kind != 'usage'").fetchall():
+        if bool(row["refused"]) != (row["key"] in refused):
+            db.execute(
+                "update deliveries set refused = ?, trouble = ?, tries = 0, due = 0 where key = ?",
+                (int(row["key"] in refused), refused.get(row["key"], ""), row["key"]),
+            )
 
 
 def _claim(db: sqlite3.Connection, lane: str) -> Delivery | None:

@@ -24,6 +24,7 @@ from hubstate.actions import (
     Memory,
     OpenSession,
     RecordUsage,
+    Row,
     SendCheckpoint,
     SendRows,
 )
@@ -64,6 +65,7 @@ class Teller(Protocol):
     def memory(self) -> Memory: ...
     @property
     def unwritten(self) -> int: ...
+    def standing(self) -> tuple[tuple[int, int], Memory] | None: ...
     def now(self) -> float: ...
     def flush(self) -> None: ...
     def tell(self, kind: type[Event], /, *fields: object, **named: object) -> Decision: ...
@@ -92,7 +94,8 @@ class Sender:
         self._troubles: dict[str, str] = {}
         self._settled = 0
         self._told_damage = ""
-        self._reconciled = False
+        #: The sends for whose missing rows the journal was folded anew already.
+        self._searched: set[str] = set()
         #: The time before which the hub wants no sign of life (s since 1970).
         self._no_beat_before = 0.0
 
@@ -113,11 +116,9 @@ class Sender:
         """
         if lane == WORDS:
             self._door.flush()
-        memory, unwritten = self._door.memory, self._door.unwritten
         more = self._fold()
-        if not (self._reconciled or more or unwritten):
-            self._outbox.reconcile(memory)
-            self._reconciled = True
+        if not (more or self._outbox.reconciled):
+            self._reconcile()
         if lane == WORDS:
             self._tick()
         rest = self._send_next(lane)
@@ -133,9 +134,15 @@ class Sender:
         more = self._outbox.ingest(BATCH) >= BATCH
         if self._outbox.damage != self._told_damage:
             self._told_damage = self._outbox.damage
-            self._reconciled = False
             log("hubstate.sender").warning("hubstate.outbox_renewed", reason=self._told_damage)
         return more
+
+    def _reconcile(self) -> bool:
+        """Brings the outbox into line with the memory, if both can be had at the same place; tells whether it is."""
+        standing = self._door.standing()
+        if standing is not None:
+            self._outbox.reconcile(*standing)
+        return standing is not None and self._outbox.reconciled
 
     # -- what time makes due -----------------------------------------------------------------------------
 
@@ -184,6 +191,7 @@ class Sender:
         parcel = self._parcel(claim)
         if isinstance(parcel, str):
             self._door.tell(Refused, key=claim.key, reason=parcel)
+            self._searched.discard(claim.key)  # who tries it again has mended something
             self._fold()
             return 0.0
         reply = self._hub.deliver(parcel)
@@ -206,10 +214,8 @@ class Sender:
         """What is settled must not leave again: the outbox catches up first. Returns when to look again (seconds)."""
         if self._outbox.ingest(BATCH):
             return 0.0
-        if self._door.unwritten:
-            return AFTER_FAILURE
-        self._reconciled = False  # both know all there is, and differ: a line is damaged
-        return 0.0
+        # Either the memory has just moved on, or both know all there is and differ: then a line is damaged.
+        return 0.0 if self._reconcile() else AFTER_FAILURE
 
     def _rest(self, lane: str, until_due: float | None) -> float:
         rests = [AFTER_FAILURE if self._door.unwritten else IDLE]
@@ -229,7 +235,7 @@ class Sender:
         action = delivery.action
         match action:
             case SendRows():
-                rows = self._outbox.rows(action, delivery.progress)
+                rows = self._next_rows(action, delivery)
                 if not rows:
                     return "the rows cannot be read here any more: their lines in the journal are damaged"
                 key = f"{action.key}#{rows[0].number}-{rows[-1].number}"
@@ -246,11 +252,25 @@ class Sender:
             case _:
                 return Parcel(action.key, action, memory.session, memory.model)
 
+    def _next_rows(self, action: SendRows, delivery: Delivery) -> tuple[Row, ...]:
+        """The next rows of a send. Before any are believed to be lost the journal is asked, once for each send."""
+        after = max(action.first - 1, delivery.progress)
+        rows = self._outbox.rows(action, after)
+        last = after + len(rows)
+        whole = (not rows or rows[-1].number == last) and (
+            last == action.last or self._outbox.next_row(action, last) == last + 1
+        )
+        if whole or action.key in self._searched:
+            return rows
+        self._outbox.renew(f"lacked rows of {action.key}")
+        self._searched.add(action.key)
+        return self._outbox.rows(action, after)
+
     def _settle(self, delivery: Delivery, parcel: Parcel, reply: Reply) -> float:
         action = delivery.action
         match reply:
             case Accepted():
-                if isinstance(action, SendRows) and self._outbox.held(action, parcel.rows[-1].number):
+                if isinstance(action, SendRows) and self._outbox.next_row(action, parcel.rows[-1].number):
                     self._outbox.advance(
                         delivery.key,
                         parcel.rows[-1].number,

@@ -8,9 +8,11 @@ import pytest
 from fakes import OFFLINE, lost
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import DAMAGED
 from rigs import Rig
 
 from hubstate import events as ev
+from hubstate import outbox
 from hubstate import sender as room
 from hubstate.hubs.base import Accepted, Declined, Delayed
 from hubstate.journal import Step, read
@@ -195,6 +197,7 @@ def test_the_back_off_is_full_jitter(opened, tries, seed):
     assert 0.0 <= expected <= 60.0
 
 
+@pytest.mark.damages_journals(reason="it sets the clock back that no clock of a process goes back on")
 def test_retry_after_is_obeyed_for_its_kind_and_capped(opened):
     """A hub that names a time is not asked before it, other kinds go on, and no hub can name more than an hour."""
     key = due_rows(opened)
@@ -336,6 +339,12 @@ def test_a_file_is_read_for_its_digest_once(opened, monkeypatch):
     assert counted == ["s0"]
 
 
+def spoil(rig: Rig, statement: str) -> None:
+    """Changes what the outbox alone holds."""
+    with rig.outbox._lock:
+        rig.outbox._db.execute(statement)
+
+
 def condemn(rig: Rig, *rows: int) -> None:
     """Damages the lines of some rows."""
     [segment] = rig.folder.glob("journal-*")
@@ -347,6 +356,7 @@ def condemn(rig: Rig, *rows: int) -> None:
 
 
 @pytest.mark.parametrize("lost_rows", [(2,), (1,), (5,), (1, 5), (2, 3, 4)], ids=str)
+@DAMAGED
 def test_rows_whose_lines_are_damaged_are_counted_as_not_delivered(opened, lost_rows):
     """What can still be read is sent, and what nobody can send is told and not called delivered."""
     opened.rows(4)
@@ -365,6 +375,7 @@ def test_rows_whose_lines_are_damaged_are_counted_as_not_delivered(opened, lost_
     assert f"{len(lost_rows)} rows, whose lines in the journal are damaged" in memory.not_taken
 
 
+@DAMAGED
 def test_what_a_damaged_line_asked_for_is_still_delivered(opened):
     """The session remembers what it asked for, so that a damaged line holds back neither the rows nor the end."""
     due_rows(opened)
@@ -385,12 +396,53 @@ def test_what_a_damaged_line_asked_for_is_still_delivered(opened):
 
 def test_a_send_of_which_no_row_can_be_read_is_refused(opened):
     """Where every line of a send is damaged there is nothing to hand over: that is shown, not skipped."""
-    opened.clock.advance(3.0)
-    opened.door.tell(ev.FitEpochEnd, 0, {"loss": 0.5})
-    rows = opened.door.memory.outstanding
-    opened.fold()
-    with opened.outbox._lock:
-        opened.outbox._db.execute("delete from rows")
+    key = due_rows(opened)
+    condemn(opened, 1)
     opened.sender.step(WORDS)
-    assert [refused.key for refused in opened.door.memory.refused] == [rows[0].key]
+    assert [refused.key for refused in opened.door.memory.refused] == [key]
     assert "damaged" in opened.door.memory.refused[0].reason
+    assert asked(opened) == []
+
+
+@pytest.mark.parametrize("lost_rows", ["1", "2", "3, 4", "4", "1, 2, 3, 4"])
+@pytest.mark.parametrize("piece", [1, 2, 1000])
+def test_what_only_the_outbox_lacks_is_no_loss(opened, monkeypatch, lost_rows, piece):
+    """The journal is the truth: before rows are refused or counted as not taken it is folded anew, and they leave."""
+    monkeypatch.setattr(outbox, "ROWS_PER_REQUEST", piece)
+    opened.rows(3)
+    due_rows(opened)
+    opened.fold()
+    spoil(opened, f"delete from rows where number in ({lost_rows})")
+    opened.drain_rows()
+    memory = opened.door.memory
+    assert (memory.rows_delivered, memory.rows_not_taken, memory.refused) == (4, 0, ())
+    assert opened.hub.rows == [1, 2, 3, 4]
+
+
+def test_trying_again_what_was_refused_for_lack_of_rows_asks_the_journal_again(opened):
+    """A line that can be read again, as after a repair of the disk, leaves with the next try."""
+    key = due_rows(opened)
+    [segment] = opened.folder.glob("journal-*")
+    whole = segment.read_bytes()
+    condemn(opened, 1)
+    opened.sender.step(WORDS)
+    assert opened.door.memory.refused
+    segment.write_bytes(whole + segment.read_bytes()[len(whole) :])
+    opened.door.tell(ev.RetryRefused)
+    opened.drain_rows()
+    assert (opened.hub.rows, opened.door.memory.refused) == ([1], ())
+    assert opened.hub.requests[0].key == f"{key}#1-1"
+
+
+def test_damaged_lines_are_looked_for_once_for_each_send(opened, monkeypatch):
+    """Folding a long journal anew takes its time: what is damaged for good costs it once, not with every piece."""
+    monkeypatch.setattr(outbox, "ROWS_PER_REQUEST", 2)
+    opened.rows(8)
+    due_rows(opened)
+    condemn(opened, 2, 5)
+    renewed = []
+    renew = opened.outbox.renew
+    monkeypatch.setattr(opened.outbox, "renew", lambda why: renewed.append(why) or renew(why))
+    opened.drain_rows()
+    assert len(renewed) == 1
+    assert (opened.door.memory.rows_delivered, opened.door.memory.rows_not_taken) == (7, 2)
