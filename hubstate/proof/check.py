@@ -38,8 +38,12 @@ __all__ = ["FULL", "QUICK", "Move", "Report", "Search", "check"]
 FULL: Mapping[str, Bounds] = {
     "refusals": Bounds(rows=2, saves=0, checkpoint=1.0, beats=False),
     "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0),
-    "answers": Bounds(rows=1, saves=0, attempts=1, lost=0, crashes=0, usage=True, news=True, foreign=True),
-    "deaths": Bounds(rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, anew=True, fitness=False),
+    "answers": Bounds(
+        rows=1, saves=0, attempts=1, lost=0, crashes=0, beats=False, usage=True, news=True, foreign=True
+    ),
+    "deaths": Bounds(
+        rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, beats=False, anew=True, fitness=False
+    ),
     "faults": Bounds(metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 #: A smaller bound, for every day.

@@ -245,6 +245,8 @@ class Monitor(msgspec.Struct, frozen=True):
 
     sees_hub: bool = True
     state: State = _IDLE
+    #: The state that the journal tells: an attempt that begins is written down with its first step.
+    written: State = _IDLE
     trains: bool = True
     attempt: int = 0
     #: How many rows there were when each attempt began.
@@ -357,7 +359,7 @@ class _Judge:
         self._asks(event, actions)
         self._ends(event, state, after, actions)
         self._counts(after)
-        self.note(state=after.state)
+        self.note(state=after.state, written=after.state if decision.journalled else self.monitor.written)
         if after.state is _DONE and state is not _DONE:
             self._done()
 
@@ -656,11 +658,10 @@ class _Judge:
             self._rows_arrived(fact, was_refused=out is not None and out.was_refused)
         if isinstance(action, OpenSession):
             self.note(opened=tuple(sorted({*m.opened, action.attempt})))
-        elif not isinstance(action, RecordUsage | EndSession):
-            # An end may find nobody: giving up gives up an opening that waits, too. And a file of an attempt that was
-            # given up before it was open may follow with the next one.
-            if not (bool(m.opened)):
-                self.fail("S7", f"{action.key} arrives, and the session is not open there")
+        # An end may find nobody: giving up gives up an opening that waits, too. And a file of an attempt that was
+        # given up before it was open may follow with the next one.
+        elif not isinstance(action, RecordUsage | EndSession) and not m.opened:
+            self.fail("S7", f"{action.key} arrives, and the session is not open there")
         if isinstance(action, SendCheckpoint) and action.kind is CheckpointKind.FINAL and fact.stored:
             once = action.attempt not in m.finals
             if not once:
@@ -712,10 +713,9 @@ class _Judge:
         told = {action.key for action in memory.outstanding}
         if out != told:
             self.fail("S1", f"out are {_some(out)}, and the journal tells {_some(told)}")
-        over = m.state in (_FINALIZING, _DONE)
-        anew = fact.trains and not over and memory.state is _IDLE
-        if not (anew or memory.state is m.state):
-            self.fail("S9", f"the session was {self._state()}, and opens as {memory.state.value}")
+        anew = fact.trains and m.written not in (_FINALIZING, _DONE) and memory.state is _IDLE
+        if not anew and memory.state is not m.written:
+            self.fail("S9", f"the session was {m.written.value}, and opens as {memory.state.value}")
         self.note(trains=fact.trains, state=memory.state, beat_since=None, beat_out=False)
 
     def holding(self, fact: Holding) -> None:

@@ -355,7 +355,8 @@ class Moves:
     def _heads(self, box: int, state: State) -> list[Entry]:
         """What may leave next."""
         quick = self.bounds.quick
-        if quick and state in (State.SESSION_CREATED, State.TIMING):
+        # Whoever resumes says so before anything else; a session that nobody began has nothing to deliver.
+        if state is State.IDLE or (quick and state in (State.SESSION_CREATED, State.TIMING)):
             return []
         heads = [entry for lane in (WORDS, FILES) if (entry := self._claim(box, lane)) is not None]
         if quick and is_over(state) and len(heads) == 2 and heads[1].kind == "file" and not heads[1].waits:
@@ -464,7 +465,7 @@ class Moves:
         elif self._may_resume(memory):
             fresh = self._number(aged(self.rig.next_attempt(durable)))
             kind = PEOPLE if is_over(memory.state) else GOES_ON
-            begun = world._replace(live=fresh, durable=fresh, trains=True)
+            begun = world._replace(live=fresh, trains=True)
             yield self._began(kind, "a process resumes the session", begun)
 
     def _deaths_at_once(self, world: World, memory: Memory) -> Iterator[Edge]:
@@ -484,7 +485,7 @@ class Moves:
             return
         durable = self.memories.values[world.durable]
         fresh = self._number(aged(self.rig.next_attempt(durable)))
-        begun = self._began(FAULT, "resumes", dead.world._replace(live=fresh, durable=fresh, trains=True))
+        begun = self._began(FAULT, "resumes", dead.world._replace(live=fresh, trains=True))
         for checkpoint in self._found(durable):
             found = (*dead.violations, *held, *begun.violations)
             start = begun

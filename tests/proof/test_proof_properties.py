@@ -1,0 +1,223 @@
+"""The monitor: each property is violated by the fact that it forbids, and by no real decision."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hubstate import events as ev
+from hubstate.actions import CloseSession, Heartbeat, Memory, OpenSession, SendCheckpoint, SendRows
+from hubstate.controller import decide
+from hubstate.proof.properties import (
+    LIVENESS,
+    PROPERTIES,
+    SAFETY,
+    Arrived,
+    Began,
+    Fact,
+    Holding,
+    Monitor,
+    RowSeen,
+    Told,
+    Violation,
+)
+from hubstate.states import CheckpointKind, Outcome, State
+
+RUN: tuple[ev.Event, ...] = (
+    ev.PretrainRoutineStart(0.0, session="S"),
+    ev.PretrainRoutineEnd(1.0),
+    ev.TrainStart(2.0),
+    ev.FitEpochEnd(10.0, 0, {}),
+    ev.ModelSave(at=11.0, epoch=0, path="p", size=1, mtime_ns=1, fitness=1.0, snapshot="s1"),
+    ev.TrainEnd(at=12.0),
+)
+
+
+class Seen:
+    """A session whose every step is told to a monitor."""
+
+    def __init__(self) -> None:
+        self.monitor, self.memory = Monitor(), Memory(session="S")
+        self.found: list[Violation] = []
+
+    def observe(self, fact: Fact) -> list[str]:
+        self.monitor, found = self.monitor.observe(fact)
+        self.found += found
+        return [violation.name for violation in found]
+
+    def tell(self, *events: ev.Event) -> list[str]:
+        names = []
+        for event in events:
+            decision = decide(self.memory, event)
+            names += self.observe(Told(self.memory, decision))
+            self.memory = decision.memory
+        return names
+
+    def arrive(self, kind: type) -> str:
+        """The first outstanding delivery of a kind arrives; answers its key."""
+        action = next(action for action in self.memory.outstanding if isinstance(action, kind))
+        rows = (RowSeen(1, 1, 0),) if kind is SendRows else ()
+        self.observe(Arrived(action, rows, stored=True))
+        return action.key
+
+
+def after(count: int) -> Seen:
+    """A session behind the first events of a run."""
+    seen = Seen()
+    assert seen.tell(*RUN[:count]) == []
+    return seen
+
+
+def test_a_whole_run_violates_nothing():
+    """From the opening to the last acknowledgement no property is violated."""
+    seen = after(6)
+    for kind in (OpenSession, SendRows, SendCheckpoint, CloseSession):
+        key = seen.arrive(kind)
+        assert seen.tell(ev.Delivered(at=20.0, key=key, rows=1)) == []
+    assert seen.memory.state is State.DONE
+    assert seen.found == []
+
+
+def test_every_property_is_told_in_a_sentence():
+    """The names are those of the specification, and each has its meaning."""
+    assert set(SAFETY) == {f"S{n}" for n in range(1, 10)}
+    assert set(LIVENESS) == {"L1", "L2", "L3"}
+    assert all(text.endswith(".") for text in PROPERTIES.values())
+
+
+def test_a_lost_row_is_seen():
+    """S1: what is kept has to hold every row that no hub acknowledged, and every delivery."""
+    seen = after(4)
+    keys = frozenset(action.key for action in seen.memory.outstanding)
+    assert seen.observe(Holding(seen.memory, (RowSeen(1, 1, 0),), keys)) == []
+    assert seen.observe(Holding(seen.memory, (), keys)) == ["S1"]
+    assert seen.observe(Holding(seen.memory, (RowSeen(1, 1, 0),), frozenset())) == ["S1"]
+
+
+def test_a_lost_best_is_seen():
+    """S1: the best checkpoint is kept until its delivery is asked for."""
+    seen = after(5)
+    keys = frozenset(action.key for action in seen.memory.outstanding)
+    kept = Holding(seen.memory, (RowSeen(1, 1, 0),), keys)
+    assert seen.observe(kept) == []
+    assert seen.observe(kept._replace(memory=msgspec.structs.replace(seen.memory, kept_best=None))) == ["S1"]
+
+
+def test_a_process_that_forgot_is_seen():
+    """S1: a process begins with every row and every delivery that was recorded."""
+    assert after(4).observe(Began(after(4).memory, trains=False)) == []
+    fewer = msgspec.structs.replace(after(4).memory, rows=0)
+    assert after(4).observe(Began(fewer, trains=False)) == ["S1"]
+    forgot = msgspec.structs.replace(after(4).memory, outstanding=())
+    assert after(4).observe(Began(forgot, trains=False)) == ["S1"]
+
+
+def test_an_acknowledgement_of_what_never_arrived_is_seen():
+    """S2: a hub acknowledges what it holds; whoever cannot see the hub believes it."""
+    key = "S/1/open"
+    assert after(3).tell(ev.Delivered(at=5.0, key=key)) == ["S2"]
+    seen = after(3)
+    seen.monitor = msgspec.structs.replace(seen.monitor, sees_hub=False)
+    assert seen.tell(ev.Delivered(at=5.0, key=key)) == []
+
+
+def test_a_second_final_is_seen():
+    """S3: the same final checkpoint may arrive twice, and is stored once."""
+    seen = after(6)
+    for kind in (OpenSession, SendRows):
+        seen.arrive(kind)
+    final = next(a for a in seen.memory.outstanding if isinstance(a, SendCheckpoint))
+    assert final.kind is CheckpointKind.FINAL
+    assert seen.observe(Arrived(final, (), stored=True)) == []
+    assert seen.observe(Arrived(final, (), stored=False)) == []
+    assert seen.observe(Arrived(final, (), stored=True)) == ["S3"]
+
+
+def test_a_move_off_the_way_is_seen():
+    """S4: a step leads where the specification says, and an illegal event nowhere."""
+    seen = after(3)
+    decision = decide(seen.memory, ev.Tick(5.0))
+    moved = decision._replace(memory=msgspec.structs.replace(seen.memory, state=State.FINALIZING))
+    assert "S4" in seen.observe(Told(seen.memory, moved))
+    seen = after(3)
+    illegal = decide(seen.memory, ev.GiveUp(5.0, "no"))
+    assert seen.observe(Told(seen.memory, illegal)) == []
+    assert "S4" in seen.observe(Told(seen.memory, illegal._replace(refusal=None)))
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_heartbeat_of_nobody_is_seen(trains: bool):
+    """S5: only the process that trains sends a sign of life."""
+    seen = after(3)
+    assert seen.observe(Began(seen.memory, trains)) == []
+    assert seen.tell(ev.HeartbeatTick(400.0)) == ([] if trains else ["S5"])
+
+
+def test_a_close_before_the_rows_is_seen():
+    """S6: the close reaches the hub behind everything that was asked for before it."""
+    seen = after(6)
+    seen.arrive(OpenSession)
+    close = next(a for a in seen.memory.outstanding if isinstance(a, CloseSession))
+    assert seen.observe(Arrived(close, (), stored=True)) == ["S6"]
+
+
+def test_done_too_early_is_seen():
+    """S6: a session that waits for anything is not done."""
+    seen = after(6)
+    decision = decide(seen.memory, ev.Delivered(at=20.0, key=seen.arrive(OpenSession)))
+    early = decision._replace(memory=msgspec.structs.replace(decision.memory, state=State.DONE))
+    assert "S6" in seen.observe(Told(seen.memory, early))
+
+
+def test_a_row_of_another_attempt_is_seen():
+    """S7: a row arrives behind the opening, under the attempt that recorded it."""
+    seen = after(4)
+    rows = next(a for a in seen.memory.outstanding if isinstance(a, SendRows))
+    assert "S7" in seen.observe(Arrived(rows, (RowSeen(1, 1, 0),), stored=True))
+    seen = after(4)
+    seen.arrive(OpenSession)
+    assert "S7" in seen.observe(Arrived(rows, (RowSeen(1, 2, 0),), stored=True))
+
+
+@pytest.mark.parametrize(("epoch", "found"), [(0, []), (1, []), (2, ["S7"])])
+def test_an_epoch_that_is_skipped_is_seen(epoch: int, found: list[str]):
+    """S7: an attempt begins at the epoch after the last checkpoint or before it, and no later."""
+    seen = after(5)
+    seen.memory = msgspec.structs.replace(seen.memory, state=State.IDLE)
+    seen.observe(Began(seen.memory, trains=True))
+    assert seen.tell(ev.PretrainRoutineStart(50.0, session="S", first_epoch=epoch)) == found
+
+
+def test_a_send_inside_the_window_is_seen():
+    """S8: what is asked for before its interval is over is one send too many."""
+    seen = after(3)
+    hasty = msgspec.structs.replace(seen.memory, metrics_interval=0.0)
+    decision = decide(hasty, ev.FitEpochEnd(2.5, 0, {}))
+    assert any(isinstance(action, SendRows) for action in decision.actions)
+    assert seen.observe(Told(seen.memory, decision)) == ["S8"]
+
+
+def test_a_look_that_consumes_is_seen():
+    """S8: a tick that finds nothing due leaves every clock as it is."""
+    seen = after(3)
+    decision = decide(seen.memory, ev.Tick(9.0))
+    moved = decision._replace(memory=msgspec.structs.replace(seen.memory, metrics_since=9.0), journalled=True)
+    assert seen.observe(Told(seen.memory, moved)) == ["S8"]
+
+
+def test_a_change_behind_the_end_is_seen():
+    """S9: an aborted session keeps its outcome, whatever is said."""
+    seen = after(3)
+    seen.tell(ev.Abort(at=5.0, outcome=Outcome.FAILED, reason="broke"))
+    decision = decide(seen.memory, ev.StopRequested(6.0, "a wish"))
+    better = decision._replace(memory=msgspec.structs.replace(decision.memory, outcome=Outcome.FINISHED))
+    assert seen.observe(Told(seen.memory, better)) == ["S9"]
+
+
+def test_heartbeats_that_arrive_are_nobodys_business():
+    """A heartbeat that arrives is no delivery, and changes nothing that is watched."""
+    seen = after(3)
+    beat = Heartbeat("S/1/heartbeat", 1, state=State.TRAINING, outcome=Outcome.RUNNING)
+    before = seen.monitor
+    assert seen.observe(Arrived(beat, (), stored=True)) == []
+    assert seen.monitor == before
