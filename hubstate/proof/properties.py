@@ -360,8 +360,17 @@ class _Judge:
         self._ends(event, state, after, actions)
         self._counts(after)
         self.note(state=after.state, written=after.state if decision.journalled else self.monitor.written)
+        if decision.journalled:
+            self._pull_back(event.at)
         if after.state is _DONE and state is not _DONE:
             self._done()
+
+    def _pull_back(self, at: float) -> None:
+        """A time that lies ahead counts as now, and stays so: a clock may be set back between two processes."""
+        m = self.monitor
+        if max(m.rows_since or at, m.files_since or at, m.beat_since or at) > at:
+            ahead = ("rows_since", "files_since", "beat_since")
+            self.note(**{n: at for n in ahead if (since := getattr(m, n)) is not None and since > at})
 
     def _state(self) -> str:
         return self.monitor.state.value
