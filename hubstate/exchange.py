@@ -389,9 +389,9 @@ def hindrance(seen: Overview | Unreadable, *, force: bool = False) -> str:
         owner = seen.owner
         label, why = f"{seen.receipt.name} ({seen.session})", ""
         if seen.receipt.waiting:
-            why = f"still holds what no hub has acknowledged ({seen.receipt.waiting} rows, files and words)"
+            why = f"still holds what no hub has acknowledged (rows, files and words: {seen.receipt.waiting})"
         elif seen.receipt.refused:
-            why = f"still holds what its hub refused ({seen.receipt.refused} deliveries)"
+            why = f"still holds what its hub refused (deliveries: {seen.receipt.refused})"
     if owner is not None:
         who = f"process {owner}" if owner else "a process on another machine"
         return f"{label} is owned by {who}, which lives"

@@ -452,7 +452,7 @@ def test_what_a_hub_refused_is_not_forgotten_unless_forced(tmp_path):
     door = train(door_in(tmp_path))
     door.tell(ev.Refused, key="S/1/open", reason="no such project", status=422)
     door.close()
-    assert "still holds what its hub refused (1 deliveries)" in hindrance(look(tmp_path))
+    assert "still holds what its hub refused (deliveries: 1)" in hindrance(look(tmp_path))
     assert hindrance(look(tmp_path), force=True) == ""
 
 
@@ -505,7 +505,7 @@ def test_on_a_terminal_it_asks_first(answer, code, stays):
     os.write(ours, answer)
     assert process.wait(HANGS) == code
     os.close(ours)
-    assert b"finished, 1 rows" in shown
+    assert b"finished, rows: 1, 0.0 MB in " in shown
     assert folder.exists() == stays
 
 

@@ -66,4 +66,4 @@ def _described(one: Overview | Unreadable) -> str:
     if isinstance(one, Unreadable):
         return f"{one.session}: cannot be read, {kept}"
     receipt = one.receipt
-    return f"{receipt.name} ({one.session}): {receipt.outcome.value}, {receipt.rows} rows, {kept}"
+    return f"{receipt.name} ({one.session}): {receipt.outcome.value}, rows: {receipt.rows}, {kept}"
