@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from hubstate.plain import clean_fields
+
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
@@ -22,5 +24,6 @@ def log(room: str) -> FilteringBoundLogger:
     if structlog.is_configured():
         logger: FilteringBoundLogger = structlog.get_logger(room)
     else:
-        logger = structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).bind(room=room)
+        processors = [clean_fields, *structlog.get_config()["processors"]]
+        logger = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors).bind(room=room)
     return logger

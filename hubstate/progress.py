@@ -20,6 +20,7 @@ from rich.text import Text
 
 from hubstate.events import FitEpochEnd, PretrainRoutineStart
 from hubstate.journal import Position, Step, read
+from hubstate.plain import clean, clean_lines
 from hubstate.receipt import Receipt
 from hubstate.states import TERMINAL_STATES, State
 
@@ -76,11 +77,11 @@ class Show:
 
     def say(self, text: str = "", style: str = "") -> None:
         """A line as it is; the terminal breaks it if it is too long, so that it can be copied whole."""
-        self._console.print(Text(text, style), soft_wrap=True)
+        self._console.print(Text(clean_lines(text), style), soft_wrap=True)
 
     def fact(self, label: str, text: str, style: str = "") -> None:
         """A line with a label."""
-        line = Text.assemble((f"{label:<{_LABEL}}", "dim"), (text, style))
+        line = Text.assemble((f"{label:<{_LABEL}}", "dim"), (clean(text), style))
         self._console.print(line, soft_wrap=True)
 
     @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from hubstate.actions import Condition, Memory, SendCheckpoint, SendRows
+from hubstate.plain import clean
 from hubstate.states import LIVE_STATES, Outcome, State
 
 __all__ = ["Receipt", "conditions_of", "receipt_of"]
@@ -44,7 +45,7 @@ class Receipt(msgspec.Struct, frozen=True):
     conditions: tuple[Condition, ...]
 
     def __str__(self) -> str:
-        words = [f"{self.name} ({self.session}): {self.outcome.value}"]
+        words = [f"{clean(self.name)} ({self.session}): {self.outcome.value}"]
         words.append(f"{self.rows_delivered} of {self.rows} rows delivered")
         if self.rows_waiting:
             words.append(f"{_number_of(self.rows_waiting, 'row', 'rows')} kept here")
@@ -59,14 +60,14 @@ class Receipt(msgspec.Struct, frozen=True):
             words.append(f"{self.files_delivered} of {files} checkpoints delivered")
         if self.refused:
             words.append(f"{_number_of(self.refused, 'delivery', 'deliveries')} refused by the hub")
-        words += [condition.reason for condition in self.conditions if condition.name != "online"]
+        words += [clean(condition.reason) for condition in self.conditions if condition.name != "online"]
         text = ", ".join(words) + f"; the session is {self.state.value}"
         if self.reason:
-            text += f" ({self.reason})"
+            text += f" ({clean(self.reason)})"
         if self.final_sha256:
             text += f"\nfinal checkpoint, as the hub stored it: sha256 {self.final_sha256}"
         if self.url:
-            text += f"\n{self.url}"
+            text += f"\n{clean(self.url)}"
         return text
 
 

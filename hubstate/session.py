@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,6 +44,7 @@ from hubstate.events import (
 from hubstate.hubs.base import Hub
 from hubstate.limits import Limits
 from hubstate.opening import Opened, discard_needless, needed_snapshots
+from hubstate.plain import say as to_person
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.resume import open_session
 from hubstate.sender import SenderThreads
@@ -117,10 +117,10 @@ def begin(
     clock = SystemClock() if clock is None else clock
     chance = random.SystemRandom() if chance is None else chance
     if found.mode == "off" or found.rank > 0:
-        return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or _print, threads)
+        return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or to_person, threads)
     listener = _Later()
     opened = open_session(wish.name, wish.resume, found, clock, chance, listener)
-    say = say or _print
+    say = say or to_person
     try:
         found = _with_its_own_hub(opened.door.memory, found, say)
         if found.mode == "on" and found.key_withheld:
@@ -148,10 +148,6 @@ def _open_hub(address: str, api_key: str | None) -> Hub:
     from hubstate.hubs import open_hub  # noqa: PLC0415
 
     return open_hub(address, api_key)
-
-
-def _print(text: str) -> None:
-    print(f"hubstate: {text}", file=sys.stderr, flush=True)  # noqa: T201 - for the person at the terminal
 
 
 class _Later:
@@ -550,7 +546,7 @@ class Session:
         return self._posting
 
     def _sync(self) -> None:
-        """On the words' thread: asks the disk to keep what was written, files before the lines that name them."""
+        """On the sender's threads: asks the disk to keep what was written, files before the lines that name them."""
         self._sync_copies()
         self._door.sync()
 
@@ -597,8 +593,9 @@ class Session:
     def _local_conditions(self) -> Iterator[Condition]:
         now = self._door.now()
         if self._door.unwritten or self._door.failure:
-            reason = f"{self._door.unwritten} steps are only in memory: {self._door.failure}"
-            yield Condition("journal_failing", now, reason)
+            unwritten = self._door.unwritten
+            held = f"{unwritten} steps are only in memory: " if unwritten else ""
+            yield Condition("journal_failing", now, f"{held}{self._door.failure}")
         if self._threads.failure:
             yield Condition("sender_failing", now, self._threads.failure)
         rejected = any(known.name == "credentials_rejected" for known in self._door.memory.conditions)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from hubstate.plain import clean_fields
+
 __all__ = ["configure_log"]
 
 
@@ -14,6 +16,7 @@ def configure_log() -> None:
 
     structlog.configure(
         processors=[
+            clean_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),

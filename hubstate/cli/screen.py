@@ -1,7 +1,7 @@
 """How things look: aligned columns, colour where it is seen, times as people say them.
 
 On a terminal lines keep to its width; in a pipe nothing is cut, nothing is coloured, and one thing is one line. What
-comes from a journal or a hub is printed without control characters, so that it cannot steer a terminal.
+comes from a journal or a hub is made plain first (`clean`), so that it cannot steer a terminal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, TextIO
+
+from hubstate.plain import clean, say
 
 __all__ = ["Cell", "Screen", "ago", "clean", "local", "say", "table", "width_of"]
 
@@ -123,12 +125,6 @@ def width_of(text: str) -> int:
     )
 
 
-def clean(text: object) -> str:
-    """A text in one line, without what would steer a terminal."""
-    line = " ".join(str(text).split())
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-
-
 def local(at: float) -> str:
     """A time (s since 1970) in this place's time."""
     return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
@@ -141,8 +137,3 @@ def ago(at: float, now: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {word}"
     return f"{seconds:.0f} s"
-
-
-def say(text: str) -> None:
-    """A message for the person at the terminal: to stderr, because stdout is for data."""
-    print(f"hubstate: {clean(text)}", file=sys.stderr, flush=True)

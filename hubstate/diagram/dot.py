@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from hubstate.diagram.measure import clean
 from hubstate.diagram.way import Way
 from hubstate.diagram.words import (
     Row,
@@ -22,6 +21,7 @@ from hubstate.diagram.words import (
     shared,
     stays_of,
 )
+from hubstate.plain import clean
 from hubstate.states import TERMINAL_STATES, State
 
 __all__ = ["draw"]

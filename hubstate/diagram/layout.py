@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from hubstate.diagram.measure import Span, clean, width, wrap
+from hubstate.diagram.measure import Span, width, wrap
 from hubstate.diagram.way import Way
 from hubstate.diagram.words import Row, alternatives, condition, effect, events_in_short, group_name
+from hubstate.plain import clean
 from hubstate.states import TERMINAL_STATES, State
 
 __all__ = [

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
-__all__ = ["Span", "clean", "width", "wrap"]
+__all__ = ["Span", "width", "wrap"]
 
 _REGULAR = {
     28: "'ijl",
@@ -61,12 +61,6 @@ def _figure(letter: str, table: dict[str, int]) -> int:
     if unicodedata.combining(letter):
         return 0
     return 140 if ord(letter) > 0xFFFF else 112
-
-
-def clean(text: str) -> str:
-    """A text from somebody else on one line, without letters that XML forbids or that draw nothing."""
-    line = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
 
 def wrap(spans: Iterable[Span], most: int, size: float, *, bold: bool = False) -> list[tuple[Span, ...]]:

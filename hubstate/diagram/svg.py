@@ -26,9 +26,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from hubstate.diagram.layout import RING, SIZE, Card, Edge, Line, Panel, Swatch, Words, lay_out
-from hubstate.diagram.measure import clean
 from hubstate.diagram.way import Way
 from hubstate.diagram.words import Row, group_name, kind_of, label
+from hubstate.plain import clean
 from hubstate.states import TERMINAL_STATES, State
 
 __all__ = ["draw", "draw_bare"]

@@ -14,11 +14,12 @@ from walks import WALKS
 
 from hubstate.actions import SendRows
 from hubstate.diagram import render, render_svg, rows, svg, way_of
-from hubstate.diagram.measure import Span, clean, width, wrap
+from hubstate.diagram.measure import Span, width, wrap
 from hubstate.diagram.words import Row, alternatives, condition, effect, events_in_short, group_name
 from hubstate.events import EVENTS
 from hubstate.limits import checkpoint_due, heartbeat_due, metrics_due
 from hubstate.machine import Rule
+from hubstate.plain import clean
 from hubstate.states import LIVE_STATES, TERMINAL_STATES, State
 
 TITLE = "a_run_whose_name_is_as_long_as_names_get_" * 6

@@ -1,0 +1,40 @@
+"""What others wrote (a name, a reason, a metric), made plain before people see it.
+
+A terminal obeys what it is shown: one escape letter in a session's name repaints the screen, or worse. So whatever
+comes from a caller, a journal or a hub is shown without letters that steer; each becomes a mark that shows it was there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+__all__ = ["clean", "clean_fields", "clean_lines", "say"]
+
+
+def clean(text: object) -> str:
+    """A text in one line, without what would steer a terminal or draw nothing."""
+    return _marked(" ".join(str(text).split()))
+
+
+def clean_lines(text: object) -> str:
+    """The same for a text whose own spaces and line breaks are meant."""
+    return "\n".join(_marked(line) for line in str(text).split("\n"))
+
+
+def clean_fields(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The fields of a line of the log, each in one line; a processor of structlog."""
+    return {
+        name: clean(value) if isinstance(value, str) and not value.isprintable() else value
+        for name, value in fields.items()
+    }
+
+
+def say(text: object) -> None:
+    """A message for the person at the terminal: to stderr, because stdout is for data."""
+    print(f"hubstate: {clean(text)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where it is done
+
+
+def _marked(line: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
