@@ -189,6 +189,11 @@ class Moves:
             edge = self._tell(PASSES, world, event)
             if edge.violations or edge.world != world:
                 yield edge
+        # Three events that differ by their names alone: one of them is followed, and all are judged.
+        for kind in (ev.PredictStart, ev.ExportStart) if memory.usage else ():
+            edge = self._tell(PASSES, world, self._event(kind, at=NOW))
+            if edge.violations:
+                yield edge
 
     def _stray_events(self, memory: Memory) -> Iterator[Event]:
         state, of = memory.state, self._event
