@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from hubstate.actions import Decision, Heartbeat, Memory, Refusal
+from hubstate.actions import Decision, Heartbeat, Memory, RecordUsage, Refusal
 from hubstate.events import Event, HeartbeatTick, name_of
 from hubstate.hubs.base import Parcel
 from hubstate.journal import Damage, Position, Step, adopt_step, read, recover
@@ -73,9 +73,11 @@ class Follower:
     def holds(self) -> None:
         """Judges what is kept on disk just now: the memory, the rows and the deliveries that a new process would find."""
         found = recover(self._folder).memory
-        steps = [entry.line for entry in read(self._folder) if isinstance(entry.line, Step) and entry.line.row]
-        rows = tuple(RowSeen(s.row, s.attempt, getattr(s.event, "epoch", 0)) for s in steps)
-        self.observe(Holding(found, rows, frozenset(action.key for action in found.outstanding)))
+        steps = [entry.line for entry in read(self._folder) if isinstance(entry.line, Step)]
+        rows = tuple(RowSeen(s.row, s.attempt, getattr(s.event, "epoch", 0)) for s in steps if s.row)
+        # No memory holds a note of usage; the line that asked for it does.
+        notes = {a.key for step in steps for a in step.actions if isinstance(a, RecordUsage)}
+        self.observe(Holding(found, rows, frozenset(notes | {action.key for action in found.outstanding})))
 
     def observe(self, fact: Fact) -> None:
         """Tells the monitor a fact. Raises `AssertionError` if it violates a property."""
@@ -88,7 +90,9 @@ class Follower:
         refusal = None
         if step.refusal or step.illegal:
             refusal = Refusal(before.state, name_of(step.event), step.refusal, step.illegal)
-        self.observe(Told(before, Decision(after, step.actions, refusal, step.event, step.guards, journalled=True)))
+        self.observe(
+            Told(before, Decision(after, step.actions, refusal, step.event, step.guards, journalled=True))
+        )
         choice = choose(before, step.event)
         if choice is not None and choice.rule is not None:
             self._count(choice.rule)

@@ -150,7 +150,9 @@ class FakeHub:
             return Declined("this session is not open here", 404)
         if isinstance(action, Heartbeat):
             self.heartbeats.append(action)
-        elif not isinstance(action, RecordUsage | SendRows | SendCheckpoint | OpenSession | CloseSession | EndSession):
+        elif not isinstance(
+            action, RecordUsage | SendRows | SendCheckpoint | OpenSession | CloseSession | EndSession
+        ):
             return Declined(f"{type(action).__name__} is nothing for a hub", 400)
         new = not isinstance(action, Heartbeat) and self._hold(parcel)
         if self.arrived is not None:

@@ -47,7 +47,7 @@ from hubstate.hubs.base import News, Parcel  # noqa: E402
 from hubstate.journal import recover  # noqa: E402
 from hubstate.machine import TABLE  # noqa: E402
 from hubstate.opening import for_next_attempt  # noqa: E402
-from hubstate.proof.faults import OFFLINE, Fault  # noqa: E402
+from hubstate.proof.faults import OFFLINE, REFUSED, Fault  # noqa: E402
 from hubstate.states import TERMINAL_STATES, Outcome, State  # noqa: E402
 from hubstate.testing.clock import FakeClock  # noqa: E402
 from hubstate.testing.follow import Follower, row_name  # noqa: E402
@@ -103,7 +103,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     # -- a beginning ---------------------------------------------------------------------------------------
 
-    @initialize(depth=st.integers(0, len(_SPINE) - 1), usage=st.booleans())
+    @initialize(depth=st.sampled_from((0, 1, 2, 3, 3, 3, 3, 4, 5)), usage=st.booleans())
     def begin(self, depth: int, usage: bool) -> None:
         """A session that is as far as the spine's state `depth`."""
         if depth:
@@ -113,9 +113,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     # -- what moves it on ----------------------------------------------------------------------------------
 
+    @precondition(lambda self: self._state() is not State.TRAINING)
     @rule()
     def advance(self) -> None:
-        """Whatever comes next on the way to the end."""
+        """Whatever comes next on the way to the end; how long the training takes, its own rules say."""
         self._advance()
 
     @precondition(lambda self: self.live is None and self.rest is None)
@@ -150,7 +151,32 @@ class SessionMachine(RuleBasedStateMachine):
             self._log(values, step)
 
     @precondition(lambda self: self._state() is State.TRAINING)
-    @rule(fitness=st.none() | st.sampled_from((0.1, 0.5, 0.5, 0.9)), kind=st.sampled_from(("last", "last", "final")))
+    @rule(
+        seconds=st.sampled_from((0.5, 3.0, 450.0, 900.0)),
+        fitness=st.none() | st.sampled_from((0.1, 0.5, 0.9)),
+        well=st.booleans(),
+        turns=st.integers(0, 4),
+        later=st.sampled_from((0.0, 3.0, 900.0)),
+    )
+    def one_epoch(
+        self, *, well: bool, turns: int, seconds: float, fitness: float | None, later: float
+    ) -> None:
+        """An epoch as trainings have them: things leave, it takes its time, and ends in a row and a save."""
+        if well:
+            self.hub.recover()
+        for _ in range(turns):
+            self._turn()
+        self.clock.advance(seconds)
+        self.row(values={"loss": 0.5}, jump=1)
+        self.save(fitness=fitness, kind="last")
+        self.clock.advance(later)
+        self._tell(ev.Tick)
+
+    @precondition(lambda self: self._state() is State.TRAINING)
+    @rule(
+        fitness=st.none() | st.sampled_from((0.1, 0.5, 0.5, 0.9)),
+        kind=st.sampled_from(("last", "last", "final")),
+    )
     def save(self, fitness: float | None, kind: str) -> None:
         """A checkpoint, written over the one before it."""
         assert self.live is not None
@@ -273,6 +299,16 @@ class SessionMachine(RuleBasedStateMachine):
     def fault(self, fault: Fault) -> None:
         """Something goes wrong with the next request."""
         self.hub.fault(fault)
+
+    @precondition(lambda self: self._delivers())
+    @rule(retry=st.booleans())
+    def refuse(self, retry: bool) -> None:
+        """The hub refuses whatever leaves next, and perhaps somebody has it tried again."""
+        self.hub.recover()
+        self.hub.fault(REFUSED)
+        self._turn()
+        if retry and self._state() not in (None, State.IDLE):
+            self.retry_refused()
 
     @rule(fault=st.just(OFFLINE) | faults())
     def outage(self, fault: Fault) -> None:
@@ -485,7 +521,7 @@ def session_machine(subject: Subject | None = None) -> type[SessionMachine]:
 def hold_session(subject: Subject | None = None, *, settings: Settings = CI) -> None:
     """Runs the machine, and fails if the subject breaks a promise or if some row of the table was never taken."""
     machine = session_machine(subject)
-    run_state_machine_as_test(machine, settings=settings)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=settings)
     missing = [row_name(number) for number in range(len(TABLE)) if not machine.taken[number]]
     assert not missing, "the run never took " + "; ".join(missing)
 
