@@ -9,10 +9,11 @@ from hubstate.clock import Clock
 from hubstate.errors import JournalDamaged, SessionBusy, StorageError
 from hubstate.hubs.base import Hub
 from hubstate.index import sessions_in
+from hubstate.journal import compress_closed
 from hubstate.log import log
 from hubstate.opening import Opened, peek
 from hubstate.outbox import FILES
-from hubstate.sender import Sender
+from hubstate.sender import IDLE, Sender
 from hubstate.sync import Remainder, has_undelivered
 
 __all__ = ["Backlog", "Posting"]
@@ -22,17 +23,21 @@ __all__ = ["Backlog", "Posting"]
 BETWEEN_LOOKS = 0.05
 #: How often a backlog is looked through anew (seconds).
 LOOK_AGAIN = 60.0
-#: Without a hub the threads have nothing to do but to sync the journal, this often (seconds).
-BETWEEN_SYNCS = 5.0
 
 
 class Posting:
-    """What the sender's threads step: this session first, and on the files' thread what older ones still hold."""
+    """What the sender's threads step: this session first, and on the files' thread what older ones still hold.
+
+    The files' thread also compresses the segments of the journal that are closed, when it has nothing to send.
+    """
 
     def __init__(
         self, opened: Opened, hub: Hub | None, clock: Clock, chance: random.Random, directory: Path
     ) -> None:
         self._hub = hub
+        self._opened = opened
+        #: The segment before which all are compressed.
+        self._packed = 0
         self._outbox = opened.outbox()
         # How long an earlier process meant to wait until its next try says nothing about now.
         self._outbox.hurry()
@@ -51,12 +56,23 @@ class Posting:
         self._outbox.hurry()
 
     def step(self, lane: str) -> float:
-        if self._sender is None:
-            return BETWEEN_SYNCS
-        rest = self._sender.step(lane)
-        if lane == FILES and rest > 0 and self._backlog is not None:
-            rest = min(rest, self._backlog.step())
+        rest = IDLE if self._sender is None else self._sender.step(lane)
+        if lane == FILES and rest > 0:
+            self._pack()
+            if self._backlog is not None:
+                rest = min(rest, self._backlog.step())
         return rest
+
+    def _pack(self) -> None:
+        """Compresses what was closed since the last look. What cannot be compressed stays as it is, and is logged once."""
+        current, _ = self._opened.door.written()
+        if current == self._packed:
+            return
+        self._packed = current
+        try:
+            compress_closed(self._opened.folder, current)
+        except StorageError as failure:
+            log("hubstate.backlog").warning("hubstate.journal_not_compressed", reason=str(failure))
 
     def close(self) -> None:
         if self._backlog is not None:

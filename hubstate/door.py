@@ -159,9 +159,15 @@ class Door:
                 self._drain()
 
     def sync(self) -> None:
-        """Asks the disk to keep what was written; never under the lock. Raises `StorageError` if it could not."""
+        """Asks the disk to keep what was written; never under the lock. Raises `StorageError` if it could not.
+
+        A journal that is not in its place any more is told by `failure` alone: the session goes on without it.
+        """
         if self._journal is not None and os.getpid() == self._pid:
-            self._journal.sync()
+            try:
+                self._journal.sync()
+            except JournalFailing as failure:
+                self.failure = str(failure)
 
     def written(self) -> tuple[int, int]:
         """Changes whenever a line was written."""
@@ -185,7 +191,10 @@ class Door:
                 self._drain()
             self._closed = True
         if self._journal is not None:
-            self._journal.close()
+            try:
+                self._journal.close()
+            except JournalFailing as failure:
+                self.failure = str(failure)
 
     def _take_up(self) -> None:
         """After an exception that broke into a `tell` (Ctrl-C): its step counts if it is written or waits, else not.

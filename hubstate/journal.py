@@ -208,7 +208,9 @@ class Journal:
         self._unsure: _Line | None = None
         self._beginning: Path | None = None
         self._syncing = threading.Lock()
-        self._folder_synced = False
+        #: The check of the last line that the disk keeps, and the last segment whose name it keeps.
+        self._synced = ""
+        self._named = 0
         self._begin(recovery.memory)
 
     @property
@@ -266,24 +268,43 @@ class Journal:
             self._cut_back()
 
     def sync(self) -> None:
-        """Asks the disk to keep what was written. Never call it while a trainer waits.
+        """Asks the disk to keep what was written since the last call. Never call it while a trainer waits.
 
-        Raises `StorageError` if the disk says that it could not.
+        Raises `JournalFailing` if the journal is not in its place any more: somebody moved or removed the folder, and
+        what is written is kept for nobody. Raises `StorageError` if the disk says that it could not.
         """
         with self._syncing:
+            # What is written or begun from here on is for the next call. The segment may be a retired one by now.
+            check, segment, fd = self._check, self._segment, self._fd
+            if fd < 0:
+                return
+            retired = list(self._retired)
             try:
-                while self._retired:
-                    os.fsync(self._retired[0])
-                    os.close(self._retired.pop(0))
-                if self._fd >= 0:
-                    os.fsync(self._fd)
-                if not self._folder_synced:
-                    self._folder_synced = True
+                self._be_there(fd)
+                for old in retired:
+                    os.fsync(old)
+                if check != self._synced and fd not in retired:
+                    os.fsync(fd)
+                if segment != self._named:
                     _sync_folder(self._folder)
+            except JournalFailing:
+                raise
             except OSError as error:
                 raise StorageError(
                     f"the disk did not keep the journal in {self._folder}: {error.strerror}"
                 ) from error
+            self._synced, self._named = check, segment
+            for old in retired:
+                os.close(old)
+                self._retired.remove(old)
+
+    def _be_there(self, fd: int) -> None:
+        """Raises `JournalFailing` if the segment `fd`, unless it is a closed one by now, or the folder is gone."""
+        if (os.fstat(fd).st_nlink == 0 and fd == self._fd) or not self._folder.exists():
+            raise JournalFailing(
+                f"the journal is not in {self._folder} any more: what this process records is kept nowhere; "
+                "put the folder back if it was moved, else begin a new session"
+            )
 
     def close(self) -> None:
         """Syncs and lets go of the file. Raises as `sync` does, and has let go of it even then."""
@@ -323,7 +344,6 @@ class Journal:
         old, self._fd = self._fd, fd
         self._segment, self._size, self._check = segment, len(line), check
         self._beginning = None
-        self._folder_synced = False
         if old >= 0:
             self._retired.append(old)  # the next sync closes it: another thread may be syncing it just now
 
@@ -550,15 +570,17 @@ def _refuse_other_format(text: bytes, name: str) -> None:
 def compress_closed(folder: Path, current: int) -> None:
     """Compresses every closed segment before `current`. Readers may go on reading meanwhile.
 
+    Another process may do the same at the same time: each makes a whole file of its own, and the last one stands.
     Raises `StorageError` if the disk does not take it; nothing is lost then.
     """
     for number in segments(folder):
         plain = folder / _name(number)
         if number >= current or not plain.exists():
             continue
-        packed, making = Path(f"{plain}.gz"), folder / f".{_name(number)}.gz"
+        making = folder / f".{_name(number)}.{os.getpid()}.gz"
         try:
-            making.unlink(missing_ok=True)
+            for left in folder.glob(f".{_name(number)}.*gz"):
+                left.unlink(missing_ok=True)  # by a process that died over it
             fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as made, plain.open("rb") as source:
                 with gzip.GzipFile(fileobj=made, mode="wb", compresslevel=6, filename="") as target:
@@ -566,8 +588,9 @@ def compress_closed(folder: Path, current: int) -> None:
                         target.write(block)
                 made.flush()
                 os.fsync(fd)
-            making.replace(packed)
-            plain.unlink()
+            making.replace(f"{plain}.gz")
+            _sync_folder(folder)  # the new name before the old one goes
+            plain.unlink(missing_ok=True)
         except OSError as error:
             making.unlink(missing_ok=True)
             raise StorageError(f"cannot compress {plain}: {error.strerror}") from error

@@ -7,6 +7,9 @@ vain is a value: it is noted in the outbox with the time of the next try, spread
 (full jitter), and what a hub asks for by `Retry-After` wins.
 
 `SenderThreads` calls it from two thin threads: one for words (opening, rows, heartbeats, the end), one for files.
+Both ask the disk to keep what was written: before each turn, and every few seconds while they rest. So a hub that
+swallows the one's request delays no sync while the other is free. Only while both are in a request nobody syncs,
+and a power cut then takes more than a batch: all since the request of words began, which has a total deadline.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ FIRST, CAP = 1.0, 60.0
 IDLE = 60.0
 #: How many lines of the journal are folded in between two parcels.
 BATCH = 1_000
+#: How long at most what was written waits for a sync while a thread rests (seconds).
+BETWEEN_SYNCS = 5.0
 #: How long a thread rests after this machine failed it (seconds).
 AFTER_FAILURE = 5.0
 
@@ -362,7 +367,7 @@ class SenderThreads:
     def __init__(self, make: Callable[[], Stepper], clock: Clock, *, sync: Callable[[], None]) -> None:
         """`make` builds the stepper, on the first thread, so that whoever starts it waits for nothing.
 
-        `sync` is called from the words' thread whenever something may have been written.
+        `sync` asks the disk to keep what was written. Both threads call it, one at a time.
         """
         self._make = make
         self._stepper: Stepper | None = None
@@ -373,6 +378,7 @@ class SenderThreads:
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self._building = threading.Lock()
+        self._syncing = threading.Lock()
         self._running = 0
         self._failures: dict[str, str] = {}
 
@@ -444,10 +450,10 @@ class SenderThreads:
         while not self._is_stopping():
             signal.clear()
             try:
-                if lane == WORDS:
-                    self._sync()
+                self._keep()
                 rest = self._built().step(lane)
                 self._failures.pop(lane, None)
+                self._rest(signal, rest)
             # The outermost loop of a thread that must not die: whatever this machine does to it (a full disk, a
             # locked database), it is shown and tried again, for nothing that is kept may stay unsent.
             except Exception as error:  # noqa: BLE001
@@ -455,10 +461,21 @@ class SenderThreads:
                     return
                 reason = self._failures[lane] = f"{type(error).__name__}: {error}"
                 log("hubstate.sender").warning("hubstate.sender_failed", lane=lane, reason=reason)
-                rest = AFTER_FAILURE
-            # `stop` sets the flag first and the signal after it: a signal that was cleared above is seen by the flag.
-            if rest > 0 and not self._is_stopping():
-                self._clock.wait(signal, rest)
+                self._clock.wait(signal, AFTER_FAILURE)
+
+    def _keep(self) -> None:
+        """Asks the disk to keep what was written; a thread that comes while the other does so waits, and looks too."""
+        with self._syncing:
+            self._sync()
+
+    def _rest(self, signal: threading.Event, seconds: float) -> None:
+        """Waits until somebody pokes or the time is over, and keeps meanwhile what is written without a poke."""
+        until = self._clock.monotonic() + seconds
+        # `stop` sets the flag first and the signal after it: a signal that was cleared before is seen by the flag.
+        while not self._is_stopping() and (left := until - self._clock.monotonic()) > 0:
+            if self._clock.wait(signal, min(left, BETWEEN_SYNCS)):
+                return
+            self._keep()
 
     def _is_stopping(self) -> bool:
         return self._stopping

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 from fakes import OFFLINE, FakeHub, train
 
+from hubstate import backlog as room
 from hubstate import events as ev
-from hubstate.backlog import BETWEEN_LOOKS, BETWEEN_SYNCS, LOOK_AGAIN, Backlog, Posting
+from hubstate import journal
+from hubstate.backlog import BETWEEN_LOOKS, LOOK_AGAIN, Backlog, Posting
 from hubstate.clock import VirtualClock
-from hubstate.opening import Opened, create, peek
+from hubstate.errors import StorageError
+from hubstate.opening import Opened, begin_attempt, create, peek
 from hubstate.outbox import FILES, WORDS
+from hubstate.sender import IDLE
 from hubstate.states import State
 from hubstate.sync import has_undelivered
 
@@ -165,12 +169,12 @@ def test_the_live_session_goes_first() -> None:
     opened.close()
 
 
-def test_without_a_hub_there_is_only_the_journal_to_sync() -> None:
-    """A session without a hub asks its threads to come back for the journal, and for nothing else."""
+def test_without_a_hub_nothing_is_due() -> None:
+    """A session without a hub asks its threads for nothing: they look after the journal by themselves."""
     clock = VirtualClock()
     opened = live(clock)
     posting = Posting(opened, None, clock, random.Random(1), DIRECTORY)
-    assert (posting.step(WORDS), posting.step(FILES), posting.moved) == (BETWEEN_SYNCS, BETWEEN_SYNCS, 0)
+    assert (posting.step(WORDS), posting.step(FILES), posting.moved) == (IDLE, IDLE, 0)
     posting.close()
     opened.close()
 
@@ -188,4 +192,54 @@ def test_a_new_process_tries_at_once() -> None:
             pass
         assert len(hub.requests) > requests, f"no try, asked anew: {asked_anew}"
         posting.close()
+    opened.close()
+
+
+# -- closed segments of the journal ----------------------------------------------------------------------------
+
+
+def segments(folder: Path) -> list[str]:
+    return sorted(file.name.removeprefix("journal-00000") for file in folder.glob("journal-*"))
+
+
+@pytest.mark.parametrize("hub", [FakeHub(), None], ids=["hub", "no hub"])
+def test_closed_segments_are_compressed_by_the_thread_of_the_files(
+    hub: FakeHub | None, monkeypatch: Any
+) -> None:
+    """Those that an earlier process left and those that fill up are packed, behind what is due, and read as before."""
+    clock = VirtualClock()
+    live(clock).close()
+    opened = begin_attempt(DIRECTORY / "live", clock, lambda *_: None)
+    posting = Posting(opened, hub, clock, random.Random(1), DIRECTORY)
+    posting.step(WORDS)
+    assert segments(opened.folder) == ["1.jsonl", "2.jsonl"]
+    posting.step(FILES)
+    assert segments(opened.folder) == ["1.jsonl.gz", "2.jsonl"]
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 1)
+    train(opened.door)
+    assert segments(opened.folder) == ["1.jsonl.gz", "2.jsonl", "3.jsonl", "4.jsonl", "5.jsonl"]
+    while posting.step(FILES) == 0.0:
+        pass
+    assert segments(opened.folder) == ["1.jsonl.gz", "2.jsonl.gz", "3.jsonl.gz", "4.jsonl.gz", "5.jsonl"]
+    posting.close()
+    opened.close()
+    assert journal.recover(opened.folder).memory == opened.door.memory
+    assert journal.recover(opened.folder).damages == ()
+
+
+def test_a_segment_that_cannot_be_compressed_is_logged_once(monkeypatch: Any, capsys: Any) -> None:
+    """A full disk leaves the closed segment as it is, says so once and not at every look, and stops nothing."""
+
+    def fails(_folder: Path, _current: int) -> None:
+        raise StorageError("cannot compress journal-000001.jsonl: No space left on device")
+
+    clock = VirtualClock()
+    live(clock).close()
+    opened = begin_attempt(DIRECTORY / "live", clock, lambda *_: None)
+    posting = Posting(opened, None, clock, random.Random(1), DIRECTORY)
+    monkeypatch.setattr(room, "compress_closed", fails)
+    assert [posting.step(FILES) for _ in range(3)] == [IDLE] * 3
+    assert capsys.readouterr().err.count("hubstate.journal_not_compressed") == 1
+    assert segments(opened.folder) == ["1.jsonl", "2.jsonl"]
+    posting.close()
     opened.close()

@@ -385,6 +385,7 @@ def test_syncing_asks_the_disk(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(journal.os, "fsync", fails)
+    row(door)
     with pytest.raises(StorageError, match="did not keep"):
         door.sync()
 

@@ -185,3 +185,93 @@ def test_building_waits_for_nobody_and_nobody_for_it(stepper):
     go.set()
     stepper.stepped[FILES].acquire()
     assert threads.stop(60.0)
+
+
+# -- what the disk is asked to keep ----------------------------------------------------------------------
+
+
+class Disk:
+    """Counts how often it was asked to keep what was written, and by whom; notes if two asked at once."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.askers: set[str] = set()
+        self.overlapped = False
+        self._busy = threading.Lock()
+
+    def sync(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            self.overlapped = True
+            return
+        self.askers.add(threading.current_thread().name)
+        self._busy.release()
+        self.asked.release()
+
+
+class Swallowing(Stepper):
+    """A stepper whose hub never answers words: their thread is held in its request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def step(self, lane: str) -> float:
+        rest = super().step(lane)
+        if lane == WORDS:
+            self.go.wait()
+        return rest
+
+
+def test_what_is_written_is_kept_while_a_hub_holds_the_words_up():
+    """A checkpoint that is saved while a request of words hangs is synced by the files' thread, at once."""
+    stepper, disk = Swallowing(), Disk()
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=disk.sync)
+    threads.poke(files=True)
+    for lane in (WORDS, FILES):
+        stepper.stepped[lane].acquire()
+    disk.asked.acquire()
+    disk.asked.acquire()
+    disk.askers.clear()
+    for _ in range(3):
+        threads.poke(files=True)
+        disk.asked.acquire()
+    assert disk.askers == {"hubstate-files"}
+    stepper.go.set()
+    assert threads.stop(60.0)
+    assert not disk.overlapped
+
+
+def test_what_is_written_without_a_poke_is_kept_meanwhile(stepper, monkeypatch):
+    """Rows that are not due yet wake nobody: whoever rests asks the disk every few seconds, and steps nothing for it."""
+    monkeypatch.setattr(room, "BETWEEN_SYNCS", 0.001)
+    disk = Disk()
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=disk.sync)
+    threads.poke()
+    for _ in range(20):
+        disk.asked.acquire()
+    assert threads.stop(60.0)
+    steps = 0
+    while stepper.stepped[WORDS].acquire(blocking=False):
+        steps += 1
+    assert 1 <= steps <= 2  # one poke may be heard before the first step and once more behind it
+
+
+def test_a_disk_that_keeps_nothing_is_shown(stepper, monkeypatch):
+    """A sync that fails while a thread rests is shown like any other failure of this machine."""
+    monkeypatch.setattr(room, "BETWEEN_SYNCS", 0.001)
+    monkeypatch.setattr(room, "AFTER_FAILURE", 3600.0)
+    failed = threading.Event()
+    calls = []
+
+    def sync() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            failed.set()
+            raise OSError("the disk did not keep the journal")
+
+    threads = SenderThreads(lambda: stepper, SystemClock(), sync=sync)
+    threads.poke()
+    failed.wait()
+    threads.stop(0.0)
+    assert threads.stop(60.0)
+    assert len(calls) == 2
