@@ -1,15 +1,28 @@
-"""Every test lives in a world of its own: its own home, its own working directory, no setting of whoever runs it."""
+"""Every test lives in a world of its own: its own home, its own working directory, no setting of whoever runs it.
+
+And every journal that a test leaves behind is evidence: `verify` has to accept it, or the test says why it cannot.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hubstate.errors import StorageError
+from hubstate.proof.verify import verify
+
+_PASSED = pytest.StashKey[bool]()
+_DAMAGES = "damages_journals"
+
 
 @pytest.fixture(autouse=True)
-def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes what belongs to this user, and none sees another's sessions."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
@@ -18,6 +31,66 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", str(home))
     for name in ("CONFIG", "DATA", "CACHE", "STATE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
-    work = Path(home, "work")
-    work.mkdir()
-    monkeypatch.chdir(work)
+    for name in ("work", "tmp"):
+        (home / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(home / "tmp"))
+    monkeypatch.chdir(home / "work")
+    return home
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Notes whether a test passed, for what is judged after it."""
+    report = yield
+    if report.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _journals_are_evidence(
+    request: pytest.FixtureRequest, _own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """`verify` accepts every journal that a test made, those that it removed itself included.
+
+    A test that damages or invents journals is marked `damages_journals` with the reason. The marker guards itself: a
+    test that carries it and leaves only journals that are accepted fails.
+    """
+    places = [_own_world]
+    if "tmp_path" in request.fixturenames:
+        places.append(request.getfixturevalue("tmp_path"))
+    marker = request.node.get_closest_marker(_DAMAGES)
+    rejected: list[str] = []
+    remove = shutil.rmtree
+
+    def judging_remove(path: Any, *args: Any, **options: Any) -> None:
+        rejected.extend(_rejected(Path(os.fsdecode(path)), empty=marker is not None))
+        remove(path, *args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", judging_remove)
+    yield
+    if not request.node.stash.get(_PASSED, False):
+        return
+    for place in places:
+        rejected.extend(_rejected(place, empty=marker is not None))
+    if marker is None:
+        assert not rejected, "verify does not accept what this test left:\n" + "\n".join(rejected)
+    else:
+        assert marker.kwargs.get("reason"), f"{_DAMAGES} needs a reason="
+        assert rejected, f"{_DAMAGES} has no place here: verify accepts every journal that this test left"
+
+
+def _rejected(place: Path, *, empty: bool) -> Iterator[str]:
+    """Every journal below a folder that verify does not accept, and why. `empty`: an empty file counts as one."""
+    for folder, _, names in os.walk(place):
+        files = [Path(folder, name) for name in names if name.startswith("journal-")]
+        if any(empty or file.stat().st_size for file in files):
+            try:
+                verdict = verify(Path(folder))
+            except StorageError as failure:
+                yield f"{folder}: {failure}"
+            else:
+                if not verdict.accepted:
+                    yield f"{folder}: {verdict}"

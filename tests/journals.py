@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hubstate import events as ev
 from hubstate.actions import Memory
 from hubstate.journal import Damage, Journal, Position, Recovery, Step, read, recover
 from hubstate.states import State
 
-__all__ = ["NOTHING", "damages", "numbers", "segment", "step", "written"]
+__all__ = ["DAMAGED", "INVENTED", "NOTHING", "damages", "numbers", "segment", "step", "written"]
+
+#: Marks of tests whose journals no session can have written.
+DAMAGED = pytest.mark.damages_journals(
+    reason="it damages lines or takes them away, to see what becomes of the rest"
+)
+INVENTED = pytest.mark.damages_journals(
+    reason="it is about lines, or about answers that come unasked, and invents what a session would not write"
+)
 
 NOTHING = Recovery(Memory(session="S"), 0, 0, "", ())
 

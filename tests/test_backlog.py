@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fakes import OFFLINE, FakeHub, train
+from journals import DAMAGED
 
 from hubstate import backlog as room
 from hubstate import events as ev
@@ -121,6 +122,7 @@ def test_closing_lets_go_of_the_session_under_way() -> None:
     assert peek(folder).owner is None
 
 
+@DAMAGED
 def test_a_damaged_journal_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     """A session that cannot be read is named in the log, and the next one is delivered."""
     clock, hub = VirtualClock(), FakeHub()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from journals import NOTHING, damages, numbers, segment, step, written
+from journals import INVENTED, NOTHING, damages, numbers, segment, step, written
 
 from hubstate import journal as room
 from hubstate.actions import Memory
@@ -18,6 +18,7 @@ from hubstate.journal import Head, Journal, compress_closed, read, recover
 # -- writing ---------------------------------------------------------------------------------------------
 
 
+@INVENTED
 def test_append_is_one_write(tmp_path, monkeypatch):
     """A step costs one write(2), unbuffered, and no fsync: that is all that a training thread waits for."""
     journal = written(tmp_path, 0)
@@ -32,6 +33,7 @@ def test_append_is_one_write(tmp_path, monkeypatch):
     assert "fsync" in calls
 
 
+@INVENTED
 def test_the_file_is_its_owners_alone(tmp_path):
     """What was trained, and with which settings, is nobody else's business on a shared machine."""
     written(tmp_path, 2).close()
@@ -57,6 +59,7 @@ while True:
 
 
 @pytest.mark.parametrize("after", [1, 137, 1000])
+@INVENTED
 def test_what_was_acknowledged_survives_kill_9(tmp_path, after):
     """Every line whose append returned is read back after SIGKILL, in order and undamaged."""
     with subprocess.Popen(
@@ -105,6 +108,7 @@ print(n + 1)
 """
 
 
+@INVENTED
 def test_a_short_write_is_cut_back(tmp_path):
     """When the disk takes half a line, it is removed: the step counts as unwritten, and the next joins no torn one."""
     done = subprocess.run(
@@ -119,6 +123,7 @@ def test_a_short_write_is_cut_back(tmp_path):
     assert damages(tmp_path) == []
 
 
+@INVENTED
 def test_half_a_line_that_cannot_be_cut_back_is_cut_first_of_all(tmp_path, monkeypatch):
     """If even the cutting fails, nothing is written until the half line is gone."""
     journal = written(tmp_path, 1)
@@ -141,6 +146,7 @@ def test_half_a_line_that_cannot_be_cut_back_is_cut_first_of_all(tmp_path, monke
     assert (journal.n, numbers(tmp_path), damages(tmp_path)) == (2, [1, 2], [])
 
 
+@INVENTED
 def test_a_short_write_is_told_and_nothing_of_it_remains(tmp_path, monkeypatch):
     """Whoever said the step hears that it is not written, and where; the file is as it was."""
     journal = written(tmp_path, 1)
@@ -154,6 +160,7 @@ def test_a_short_write_is_told_and_nothing_of_it_remains(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("before_the_write", [True, False])
+@INVENTED
 def test_an_exception_in_the_middle_of_an_append_is_settled(tmp_path, monkeypatch, before_the_write):
     """Ctrl-C may break in before or behind the write: the step then counts if, and only if, its line is there."""
     journal = written(tmp_path, 1)
@@ -178,6 +185,7 @@ def test_an_exception_in_the_middle_of_an_append_is_settled(tmp_path, monkeypatc
 # -- segments --------------------------------------------------------------------------------------------
 
 
+@INVENTED
 def test_a_full_segment_is_closed_and_a_new_one_begun(tmp_path, monkeypatch):
     """Segments roll at their size, each begins with the memory at that point, and readers follow across them."""
     monkeypatch.setattr(room, "SEGMENT_BYTES", 800)
@@ -195,6 +203,7 @@ def test_a_full_segment_is_closed_and_a_new_one_begun(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["open", "write"])
+@INVENTED
 def test_a_segment_that_cannot_be_begun_is_tried_again(tmp_path, monkeypatch, how):
     """While no new segment can be begun, steps go on in the old one and no half segment is left behind."""
     journal = written(tmp_path, 1)
@@ -216,6 +225,7 @@ def test_a_segment_that_cannot_be_begun_is_tried_again(tmp_path, monkeypatch, ho
     assert numbers(tmp_path) == [1, 2, 3]
 
 
+@INVENTED
 def test_an_unfinished_segment_is_removed_before_the_next_line(tmp_path, monkeypatch):
     """A segment without a whole head would hide the steps behind it; while it cannot be removed, nothing is written."""
     journal = written(tmp_path, 1)
@@ -243,6 +253,7 @@ def test_an_unfinished_segment_is_removed_before_the_next_line(tmp_path, monkeyp
     assert (journal.segment, numbers(tmp_path), damages(tmp_path)) == (1, [1, 2, 3], [])
 
 
+@INVENTED
 def test_no_segment_is_written_over(tmp_path):
     """A segment that is there already was written by somebody: whoever would write over it is refused."""
     written(tmp_path, 2).close()
@@ -258,6 +269,7 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path):
         Journal(tmp_path / "nowhere", NOTHING)
 
 
+@INVENTED
 def test_a_disk_that_does_not_keep_what_it_took_is_told(tmp_path, monkeypatch):
     """A failing fsync is this machine's error, and the files are let go of all the same."""
     journal = written(tmp_path, 1)
@@ -272,6 +284,7 @@ def test_a_disk_that_does_not_keep_what_it_took_is_told(tmp_path, monkeypatch):
     assert len(list(Path("/proc/self/fd").iterdir())) == fds - 1
 
 
+@INVENTED
 def test_closed_segments_are_compressed_and_read_as_before(tmp_path):
     """Compressing changes no line, spares the segment that is written, and can be repeated."""
     for _ in range(3):
@@ -286,6 +299,7 @@ def test_closed_segments_are_compressed_and_read_as_before(tmp_path):
     assert recover(tmp_path).n == 12
 
 
+@INVENTED
 def test_compressing_on_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     """If the packed file cannot be written, the plain one stays and no half one is left."""
     written(tmp_path, 4).close()

@@ -10,7 +10,7 @@ import pytest
 from fakes import SAYINGS, door_in, say, train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journals import damages, numbers, segment, step, written
+from journals import DAMAGED, INVENTED, damages, numbers, segment, step, written
 
 from hubstate import events as ev
 from hubstate import journal as room
@@ -26,6 +26,7 @@ quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCh
 
 @given(data=st.data())
 @quick
+@DAMAGED
 def test_a_damaged_line_condemns_itself_alone(data):
     """Whatever is done to the bytes of one line, it is reported by its number, and every other line is read."""
     with tempfile.TemporaryDirectory() as name:
@@ -44,6 +45,7 @@ def test_a_damaged_line_condemns_itself_alone(data):
         ]
 
 
+@DAMAGED
 def test_a_missing_line_is_noticed(tmp_path):
     """A line that is gone without a trace is reported where the next one begins, and once for whoever reads on."""
     written(tmp_path, 4).close()
@@ -55,6 +57,7 @@ def test_a_missing_line_is_noticed(tmp_path):
     assert [entry.line.n for entry in read(tmp_path, gap)] == [3, 4]
 
 
+@DAMAGED
 def test_a_missing_segment_is_noticed(tmp_path):
     """A segment that is gone is reported like a missing line; the later ones are read."""
     for _ in range(3):
@@ -64,6 +67,7 @@ def test_a_missing_segment_is_noticed(tmp_path):
     assert numbers(tmp_path) == [1, 2, 5, 6]
 
 
+@DAMAGED
 def test_a_torn_tail_is_left_for_later_and_reported_once_it_is_certain(tmp_path):
     """Half a line at the very end may be one that is being written; behind it a new segment begins, and it is told."""
     written(tmp_path, 3).close()
@@ -76,6 +80,7 @@ def test_a_torn_tail_is_left_for_later_and_reported_once_it_is_certain(tmp_path)
     assert (found.line, found.what) == (4, "half a line; the segment ends at the line before it")
 
 
+@INVENTED
 def test_a_reader_follows_a_line_that_is_being_written(tmp_path):
     """A reader takes nothing of half a line, and all of it once it is whole."""
     written(tmp_path, 2).close()
@@ -87,6 +92,7 @@ def test_a_reader_follows_a_line_that_is_being_written(tmp_path):
     assert numbers(tmp_path, place) == [2]
 
 
+@DAMAGED
 def test_a_line_that_changes_under_the_reader_is_read_later(tmp_path, monkeypatch):
     """A mixture of a line that was cut back and of its successor is no damage: the next look shows what is there."""
     written(tmp_path, 2).close()
@@ -105,6 +111,7 @@ def test_a_line_that_changes_under_the_reader_is_read_later(tmp_path, monkeypatc
     assert numbers(tmp_path, entries[-1].position) == [2]
 
 
+@DAMAGED
 def test_a_packed_segment_that_is_broken_ends_where_it_breaks(tmp_path):
     """What stands before the break and in later segments is read, and no reader comes by the break twice."""
     for _ in range(2):
@@ -146,6 +153,7 @@ def rewritten_head(folder: Path, **fields: object) -> None:
     segment(folder).write_bytes(b"".join(lines))
 
 
+@INVENTED
 def test_another_format_is_refused_by_name(tmp_path):
     """A journal in a form that this version does not know is not guessed at: the message says what to do."""
     written(tmp_path, 1).close()
@@ -155,6 +163,7 @@ def test_another_format_is_refused_by_name(tmp_path):
             use(tmp_path)
 
 
+@INVENTED
 def test_steps_of_another_table_are_adopted_as_they_were_decided(tmp_path):
     """Recovery decides nothing, so a journal written under another table is recovered all the same."""
     written(tmp_path, 2).close()
@@ -162,6 +171,7 @@ def test_steps_of_another_table_are_adopted_as_they_were_decided(tmp_path):
     assert (recover(tmp_path).n, recover(tmp_path).memory.rows) == (2, 2)
 
 
+@INVENTED
 def test_a_line_of_an_unknown_kind_is_reported_and_passed_over(tmp_path):
     """A step that this version cannot understand is told apart from a damaged one, and the next is read."""
     journal = written(tmp_path, 1)
@@ -182,6 +192,7 @@ def test_a_line_of_an_unknown_kind_is_reported_and_passed_over(tmp_path):
 
 @given(sayings=SAYINGS)
 @quick
+@INVENTED
 def test_recovery_gives_the_memory_that_was(sayings):
     """At every prefix of any way, what is recovered is what the living session remembered, the heartbeats' clock aside."""
     with tempfile.TemporaryDirectory() as name:
@@ -216,6 +227,7 @@ def test_no_head_brings_a_heartbeat_along(tmp_path):
     assert not recover(tmp_path).memory.heartbeat_out
 
 
+@DAMAGED
 def test_a_lost_row_shifts_no_number(tmp_path):
     """Rows are numbered by their own lines: a damaged one is missing, and those behind it keep their numbers."""
     door = train(door_in(tmp_path))
@@ -238,6 +250,7 @@ def test_an_illegal_step_changes_no_memory(tmp_path):
     assert recover(tmp_path).memory == before
 
 
+@DAMAGED
 def test_a_damaged_head_is_no_end(tmp_path):
     """Where the newest head cannot be read, recovery begins at the one before it and loses no step."""
     for _ in range(2):
@@ -252,6 +265,7 @@ def test_a_damaged_head_is_no_end(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no journal\n", b'{"half'])
+@DAMAGED
 def test_a_journal_without_any_head_is_damaged(tmp_path, content):
     """Nothing is invented for a session of which nothing can be read."""
     segment(tmp_path).write_bytes(content)

@@ -10,6 +10,7 @@ import pytest
 from fakes import train
 from hypothesis import given
 from hypothesis import strategies as st
+from journals import DAMAGED
 
 from hubstate import events as ev
 from hubstate import journal
@@ -127,6 +128,7 @@ def test_a_session_is_given_back_even_if_its_journal_fails_at_the_end(tmp_path, 
 
 
 @pytest.mark.parametrize("way", [reopen, begin_attempt])
+@DAMAGED
 def test_a_session_that_cannot_be_opened_is_not_owned(tmp_path, clock, way):
     """Whatever fails on the way, nobody is locked out by it."""
     opened = made(tmp_path, FIRST, clock)
@@ -230,6 +232,7 @@ def test_looking_at_a_session_does_not_disturb_it(tmp_path, clock):
     assert peek(opened.folder).owner is None
 
 
+@DAMAGED
 def test_a_session_is_found_by_its_id_or_as_the_newest_of_its_name(tmp_path, clock):
     """An id may be typed in small letters; of one name the newest is meant, and a damaged one is passed by."""
     for session, name in ((FIRST, "digits"), (SECOND, "digits")):

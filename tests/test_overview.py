@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from journals import DAMAGED, INVENTED
 
 import hubstate
 from hubstate import Outcome, State, overview, settings
@@ -88,6 +89,7 @@ def test_a_killed_process_is_no_owner():
     assert (seen.owner, seen.receipt.outcome, seen.receipt.rows) == (None, Outcome.UNKNOWN, 1)
 
 
+@INVENTED
 def test_a_delivery_is_no_contact():
     """What a later process notes while it delivers says nothing about the training, and moves its last contact not."""
     folder = silent("digits")
@@ -109,6 +111,7 @@ def test_a_session_that_nothing_was_said_to_has_no_contact_yet():
     assert "no contact yet" in [condition.reason for condition in seen.receipt.conditions]
 
 
+@DAMAGED
 def test_damaged_lines_are_told_with_what_to_do():
     """A damaged line is a condition that names the place and the command that shows it; the rest counts."""
     folder = trained("digits")
@@ -120,6 +123,7 @@ def test_damaged_lines_are_told_with_what_to_do():
     assert seen.receipt.rows == 3
 
 
+@DAMAGED
 def test_several_damaged_lines_are_counted():
     """More than one damage is told by its number and the first place."""
     folder = trained("digits")
@@ -129,6 +133,7 @@ def test_several_damaged_lines_are_counted():
     assert told.startswith("2 lines of the journal are damaged (journal-000001.jsonl line 5")
 
 
+@DAMAGED
 def test_a_journal_beyond_reading_is_shown_and_not_passed_over():
     """A session whose journal has no readable head stands in the list, with the reason and what can be done."""
     whole, broken = trained("digits"), trained("digits")
@@ -189,6 +194,7 @@ def test_a_prefix_of_several_is_refused_with_their_ids():
 
 
 @pytest.mark.parametrize(("name", "error"), [("nobody", SessionNotFound), ("", UsageError)])
+@DAMAGED
 def test_an_unknown_session_is_not_found(name, error):
     """Whoever names a session that is not here hears how many were looked at and where to look."""
     known = [trained("digits"), trained("digits")]
@@ -212,6 +218,7 @@ NAMES = {
 }
 
 
+@DAMAGED
 def test_the_json_holds_what_was_promised():
     """Each object of `status --json` holds the promised names, for a session of any kind, and is JSON."""
     broken = trained("digits")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes import OFFLINE, FakeHub
+from journals import DAMAGED
 
 import hubstate
 from hubstate import Outcome, State, overview, settings
@@ -148,6 +149,7 @@ def test_a_living_owner_is_left_alone_and_named():
     assert world.opened == []
 
 
+@DAMAGED
 def test_a_journal_beyond_reading_hinders_no_other_session():
     """A session that cannot be read is told of, and the next one is delivered."""
     broken, whole = trained(), trained()

@@ -394,6 +394,7 @@ def test_what_a_damaged_line_asked_for_is_still_delivered(opened):
     assert (opened.door.memory.state, opened.hub.rows) == (State.DONE, [1, 2])
 
 
+@DAMAGED
 def test_a_send_of_which_no_row_can_be_read_is_refused(opened):
     """Where every line of a send is damaged there is nothing to hand over: that is shown, not skipped."""
     key = due_rows(opened)
@@ -434,6 +435,7 @@ def test_trying_again_what_was_refused_for_lack_of_rows_asks_the_journal_again(o
     assert opened.hub.requests[0].key == f"{key}#1-1"
 
 
+@DAMAGED
 def test_damaged_lines_are_looked_for_once_for_each_send(opened, monkeypatch):
     """Folding a long journal anew takes its time: what is damaged for good costs it once, not with every piece."""
     monkeypatch.setattr(outbox, "ROWS_PER_REQUEST", 2)

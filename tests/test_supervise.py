@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from children import HANGS, PYTHON, RUN, begun, ended, only_session, script, told
+from journals import DAMAGED
 from loopback import black_hole, refused_port
 
 import hubstate
@@ -407,6 +408,7 @@ def test_a_variable_that_leads_nowhere_is_nothing(monkeypatch, tmp_path):
     assert not (tmp_path / "gone").exists()
 
 
+@DAMAGED
 def test_a_damaged_session_hinders_neither_end_nor_exit_code():
     """A journal that cannot be read is named; the exit code is the command's."""
     source = """

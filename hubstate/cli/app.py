@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hubstate.cli import demo, diagram, doctor, export, forget, hub, login, run, status, sync, trace
+from hubstate.cli import demo, diagram, doctor, export, forget, hub, login, run, status, sync, trace, verify
 from hubstate.cli.ends import Commands
 
 __all__ = ["app"]
@@ -42,6 +42,7 @@ def hubstate(
 
 
 _START, _RUNS, _HUB, _HERE = "Start here", "Training runs", "The hub", "This installation"
+_PROOF = "Proof"
 
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_RUNS, context_settings=run.SETTINGS)(run.run)
@@ -55,3 +56,4 @@ app.command(rich_help_panel=_HUB)(hub.serve)
 app.add_typer(hub.keys, name="keys", rich_help_panel=_HUB)
 app.command(rich_help_panel=_HERE)(doctor.doctor)
 app.command(rich_help_panel=_HERE)(diagram.diagram)
+app.command(rich_help_panel=_PROOF)(verify.verify)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +22,9 @@ __all__ = ["trace"]
 _EVENT_WIDTH = 22
 #: What only programs ask for; `--json` has it.
 _LEFT_OUT = ("at", "session", "mtime_ns", "snapshot")
+_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3_600, "d": 86_400}
+#: A kind that tells what became of a step, and not who spoke.
+_REFUSALS, _MOVES = "refusals", "moves"
 
 
 def trace(
@@ -28,6 +33,24 @@ def trace(
         typer.Argument(metavar="SESSION", help="an id, the beginning of one, or a name (the newest of it)"),
     ],
     *,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="only steps of this kind, again for another: an event (fit_epoch_end), who spoke "
+            "(trainer, usage, caller, clock, hub), or moves or refusals",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="only from then on: 2026-11-25T21:30, 21:30, or 10min (s, min, h, d) ago"
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="only up to then, in the same words")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="each step as it stands in the journal, one a line")
     ] = False,
@@ -40,13 +63,18 @@ def trace(
 
     from hubstate import journal, overview, settings
     from hubstate.cli.screen import Screen, say
+    from hubstate.clock import SystemClock
 
+    now = SystemClock().wall()
+    wanted = _Wanted(kinds or (), _time("--since", since, now), _time("--until", until, now))
     folder = overview.find(session, overview.folders(settings.resolve(), directory))
     screen = Screen()
     damaged = False
     day = ""
     for entry in journal.read(folder):
         match entry.line:
+            case journal.Step() as step if not wanted.takes(step):
+                pass
             case journal.Step() as step if as_json:
                 screen.line(msgspec.json.encode(step).decode())
             case journal.Step() as step:
@@ -58,6 +86,77 @@ def trace(
             case journal.Head():
                 pass  # a memory, and no step
     end(NOT_DONE if damaged else 0)
+
+
+# -- which steps -----------------------------------------------------------------------------------------
+
+
+class _Wanted:
+    """Which steps are shown. Damaged lines always are: nobody knows what they said."""
+
+    def __init__(self, kinds: Sequence[str], since: float | None, until: float | None) -> None:
+        """Raises `UsageError` for a kind that does not exist."""
+        from hubstate import events
+        from hubstate.errors import UsageError
+
+        groups = {
+            "trainer": events.TRAINER_EVENTS,
+            "usage": events.USAGE_EVENTS,
+            "caller": events.CALLER_EVENTS,
+            "clock": events.CLOCK_EVENTS,
+            "hub": events.HUB_EVENTS,
+        }
+        names = {events.name_of(event): (event,) for event in events.EVENTS}
+        known: dict[str, tuple[type[events.Event], ...]] = groups | names
+        for kind in kinds:
+            if kind not in (*known, _MOVES, _REFUSALS):
+                raise UsageError(
+                    f"there is no kind {kind!r}; known: {', '.join((*groups, _MOVES, _REFUSALS))}, and the events "
+                    f"{', '.join(names)}"
+                )
+        self._events = tuple(event for kind in kinds for event in known.get(kind, ()))
+        self._moves, self._refusals = _MOVES in kinds, _REFUSALS in kinds
+        self._all = not kinds
+        self._since, self._until = since, until
+
+    def takes(self, step: Step) -> bool:
+        """Whether a step is wanted."""
+        if self._since is not None and step.event.at < self._since:
+            return False
+        if self._until is not None and step.event.at > self._until:
+            return False
+        return (
+            self._all
+            or isinstance(step.event, self._events)
+            or (self._moves and step.source is not step.target)
+            or (self._refusals and bool(step.refusal))
+        )
+
+
+def _time(option: str, text: str | None, now: float) -> float | None:
+    """A time (s since 1970) from what people write: a date with or without a time, a time of today, or how long ago.
+
+    Raises `UsageError` for anything else.
+    """
+    from hubstate.errors import UsageError
+
+    if text is None:
+        return None
+    ago = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|m|h|d)", text)
+    if ago:
+        return now - float(ago[1]) * _SECONDS[ago[2]]
+    today = datetime.fromtimestamp(now).astimezone().date().isoformat()
+    of_today = re.fullmatch(r"([0-9]{1,2})(:[0-9]{2}.*)", text)
+    try:
+        moment = datetime.fromisoformat(f"{today}T{of_today[1]:0>2}{of_today[2]}" if of_today else text)
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text!r} is no time: write 2026-11-25T21:30, 21:30 (today), or 10min (s, min, h, d) for how long ago"
+        ) from error
+    return moment.timestamp()  # without a zone it is this place's time
+
+
+# -- how they look ---------------------------------------------------------------------------------------
 
 
 def _damage(screen: Screen, damage: Damage, *, plain: bool) -> str:
@@ -75,14 +174,17 @@ def _heading(screen: Screen, step: Step, day: str) -> str:
 
 
 def _tell(screen: Screen, step: Step) -> None:
+    """One step: number, time, attempt, event, where it led, what was said, the guards, and what followed or why not."""
     from hubstate.cli.screen import clean
     from hubstate.events import name_of
 
     moment = datetime.fromtimestamp(step.event.at).astimezone()
     time = moment.isoformat(" ", "milliseconds") if screen.width is None else f"{moment:%H:%M:%S.%f}"[:-3]
     moved = step.source is not step.target
-    parts = [f"{step.source.value} → {step.target.value}"] if moved else []
+    parts = [f"{step.source.value} → {step.target.value}" if moved else f"{step.source.value}:"]
     parts += _fields(step.event)
+    if step.guards:
+        parts.append(f"[{', '.join(f'{name} {_answer(held)}' for name, held in step.guards.items())}]")
     if step.actions:
         parts.append("⇒ " + ", ".join(_action(action) for action in step.actions))
     if step.refusal:
@@ -98,6 +200,10 @@ def _tell(screen: Screen, step: Step) -> None:
     )
     for line in more:
         screen.line(screen.paint(line, style))
+
+
+def _answer(held: bool) -> str:
+    return "yes" if held else "no"
 
 
 def _fields(event: Any) -> list[str]:
@@ -131,15 +237,14 @@ def _plain(value: Any) -> str:
 
 
 def _action(action: Any) -> str:
-    from hubstate.actions import KeepCheckpoint, OpenSession, SendCheckpoint, SendRows
+    """What is asked for: its key without the session's id, and what the key does not tell."""
+    from hubstate.actions import KeepCheckpoint, OpenSession, SendCheckpoint
 
-    name = type(action).__name__
+    key = action.key.partition("/")[2]
     match action:
         case OpenSession():
-            return f"{name}(attempt {action.attempt}, from epoch {action.first_epoch})"
-        case SendRows():
-            return f"{name}({action.first}-{action.last})"
+            return f"{key} (from epoch {action.first_epoch})"
         case KeepCheckpoint() | SendCheckpoint():
-            return f"{name}({action.kind.value}, epoch {action.epoch}, {action.size} bytes)"
+            return f"{key} ({action.kind.value}, epoch {action.epoch}, {action.size} bytes)"
         case _:
-            return name
+            return str(key)

@@ -11,11 +11,14 @@ import msgspec
 from hubstate.errors import HubRefused, HubUnreachable
 from hubstate.hubs.base import Declined, Delayed
 from hubstate.hubs.verdict import judge
-from hubstate.hubs.wire import Wire
+from hubstate.hubs.wire import LARGEST_ANSWER, Wire
 
 __all__ = ["File", "Held", "InForce", "held"]
 
 T = TypeVar("T")
+
+#: How long the list of all rows may be (bytes), which is held in memory: some millions of rows.
+_LONGEST_LIST = 1 << 30
 
 
 class File(msgspec.Struct, frozen=True):
@@ -30,13 +33,14 @@ class File(msgspec.Struct, frozen=True):
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """A row in force. Numbers that are none (NaN, infinities) come as None."""
+    """A row in force. Numbers that are none come as None, and `nonfinite` tells which: NaN, Infinity or -Infinity."""
 
     epoch: int
     step: int | None = None
     attempt: int = 1
     final: bool = False
     metrics: dict[str, float | int | None] = {}
+    nonfinite: dict[str, str] = {}
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -64,20 +68,20 @@ def held(address: str, api_key: str | None, model: str) -> Held:
     """What the hub at `address` holds of the session that it calls `model`.
 
     Raises `HubUnreachable` if it gives no answer, `HubRefused` if it refuses one or tells something else (as a hub
-    does that is not one's own).
+    does that is not one's own). It takes 10 minutes at most.
     """
-    wire = Wire(address, api_key, connect_timeout=5.0, read_timeout=30.0, total_timeout=60.0)
+    wire = Wire(address, api_key, connect_timeout=5.0, read_timeout=30.0, total_timeout=600.0)
     path = f"/v1/models/{quote(model, safe='')}"
     try:
         told = _told(wire, path, _Model)
-        rows = _told(wire, f"{path}/metrics", tuple[InForce, ...])
+        rows = _told(wire, f"{path}/metrics", tuple[InForce, ...], most=_LONGEST_LIST)
     finally:
         wire.close()
     return Held(told.state, told.outcome, rows, told.checkpoints)
 
 
-def _told(wire: Wire, path: str, kind: type[T]) -> T:
-    answer = wire.send(path, method="GET")
+def _told(wire: Wire, path: str, kind: type[T], *, most: int = LARGEST_ANSWER) -> T:
+    answer = wire.send(path, method="GET", most=most)
     verdict: dict[str, Any] | Declined | Delayed = (
         answer if isinstance(answer, Delayed) else judge(answer, wire.host, time.time())
     )

@@ -202,6 +202,7 @@ class _Replay:
         self._begun = False
         #: None once another table decided: what is legal, and what may be asked for where, was another matter then.
         self._monitor: Monitor | None = Monitor(sees_hub=False)
+        self._before_attempt: Monitor | None = self._monitor
         self._undecided: dict[str, int] = {}
         self._asked: dict[str, AnyAction] = {}
         self._digests: dict[str, str] = {}
@@ -261,6 +262,8 @@ class _Replay:
         if head.session != head.memory.session:
             raise _Impossible(f"it is of session {head.session!r}, and its memory of {head.memory.session!r}")
         self._segment, self._table, self._begun, self._at = segment, head.table, False, 0.0
+        if head.memory.state is not self._memory.state:
+            self._monitor = self._before_attempt  # nothing that counts was said in that attempt
         if head.table != TABLE_DIGEST:
             self._monitor = None
         # What stands in it is what was replayed, or, at the very beginning, nothing but a name.
@@ -304,6 +307,7 @@ class _Replay:
         """A process that goes on training begins in `idle`, whatever the last one left; its first step tells so."""
         if not self._begun and step.source is State.IDLE is not self._memory.state:
             self._memory = for_next_attempt(self._memory)
+            self._before_attempt = self._monitor
             if self._memory.state is State.IDLE:
                 self._watch(Began(self._memory, trains=True))
         self._begun = True

@@ -33,6 +33,7 @@ COMMANDS = [
     "status",
     "sync",
     "trace",
+    "verify",
 ]
 
 

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from command import run, silent, trained
+from journals import DAMAGED, INVENTED
 
 import hubstate
 from hubstate.diagram import RENDERERS, render
@@ -93,6 +94,7 @@ def test_an_aborted_session_shows_where_it_left():
     assert f"broken · {session.id}" in "".join(root.itertext())
 
 
+@INVENTED
 def test_what_was_out_of_turn_is_counted():
     """An event that was illegal in its state is told there, and one that the hub refused too."""
     session = hubstate.start("digits", mode="offline")
@@ -114,6 +116,7 @@ def test_only_the_named_directory_is_looked_at(tmp_path):
     assert told(session, "--directory", ".hubstate")["session"]["current"] == "finalizing"
 
 
+@DAMAGED
 def test_a_damaged_journal_is_drawn_and_told():
     """What can be read is drawn; each damage is named on stderr, and the exit code is 1."""
     session = trained()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import EXECUTABLE, run, silent, trained
+from journals import DAMAGED
 
 import hubstate
 from hubstate.cli.screen import ago, width_of
@@ -175,6 +176,7 @@ def test_a_name_cannot_steer_the_terminal():
     assert "\x1b[2J" not in on_terminal(120, "status", "evil\x1b[2Jname")
 
 
+@DAMAGED
 def test_a_session_beyond_reading_is_listed_and_the_list_is_not_whole():
     """A journal that cannot be read stands in the list with the reason, and the command ends with 1."""
     session = trained()
@@ -199,10 +201,10 @@ def test_the_trace_tells_each_step():
     lines = run("trace", trained()).stdout.splitlines()
     assert [line.split()[0] for line in lines] == [str(n) for n in range(1, len(lines) + 1)]
     assert "idle → session_created" in lines[0]
-    assert "OpenSession(attempt 1, from epoch 0)" in lines[0]
+    assert "⇒ 1/open (from epoch 0)" in lines[0]
     assert "epoch=0 loss=1 odd=NaN" in lines[3]
     assert "training → finalizing" in lines[-1]
-    assert "SendRows(1-3)" in lines[-1]
+    assert "⇒ 1/rows/1-3, 1/close" in lines[-1]
 
 
 def test_the_trace_for_programs_is_the_journal():
@@ -230,10 +232,12 @@ def test_what_was_held_back_and_why_is_in_the_trace(tmp_path):
     text = run("trace", session.id).stdout
     assert "held back: not strictly better" in text
     assert "illegal: " in text
-    assert "KeepCheckpoint(last, epoch 0, 7 bytes)" in text
+    assert "⇒ 1/keep/1 (last, epoch 0, 7 bytes)" in text
+    assert "[keep_due no]" in text
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
+@DAMAGED
 def test_a_damage_is_shown_at_its_place(options):
     """A damaged line is told where it stands; programs get whole steps only, and the end is 1."""
     session = trained()
