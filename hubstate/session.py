@@ -53,8 +53,8 @@ from hubstate.wish import Wish, checked_count, checked_fitness, checked_seconds,
 
 __all__ = ["Session", "begin", "start"]
 
-#: How long `finish` waits while nothing moves, and leaving by an exception waits at all (seconds).
-STALL, AFTER_ABORT = 5.0, 3.0
+#: How long `finish` waits at all, how long while nothing moves, and how long leaving by an exception waits (seconds).
+AFTER_END, STALL, AFTER_ABORT = 30.0, 5.0, 3.0
 #: How long letting go waits for a thread that is in the middle of a request (seconds).
 LETTING_GO = 0.2
 
@@ -357,7 +357,7 @@ class Session:
 
     # -- the ends --------------------------------------------------------------------------------------------
 
-    def finish(self, timeout: float = 30.0) -> Receipt:
+    def finish(self, timeout: float = AFTER_END) -> Receipt:
         """Ends the training, waits at most `timeout` seconds for what is left, and lets go of the session.
 
         It waits 0 s without a hub, and at most 5 s while nothing moves. What is still waiting then is kept, and
@@ -366,15 +366,20 @@ class Session:
         timeout = checked_seconds("timeout", timeout)
         if self._is_mine() and not self._closed:
             try:
-                self._begin_training()
-                if self.state is State.TRAINING:
+                try:
                     self._end_training()
-                self._wait(timeout)
+                    self._wait(timeout)
+                finally:
+                    self._end_training()  # once more, if Ctrl-C broke into the word
             finally:
                 self.close()  # Ctrl-C ends the waiting, and not the session
         return self.receipt
 
     def _end_training(self) -> None:
+        self._door.flush()  # a word that Ctrl-C broke into counts if it was written
+        self._begin_training()
+        if self.state is not State.TRAINING:
+            return
         final = None
         try:
             final = None if self._checkpoints is None else self._checkpoints.name_final()
@@ -436,14 +441,25 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        try:
+            self._leave(kind, error)
+        except KeyboardInterrupt:
+            self._leave(kind, error, at_once=True)  # Ctrl-C ends the waiting, and not the word
+            raise
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, *, at_once: bool = False
+    ) -> None:
+        """Ends the session as the block was left; where that was said already, nothing more."""
         if error is None or kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-            self.finish()
-        elif isinstance(error, KeyboardInterrupt):
-            self.abort("interrupted by Ctrl-C", outcome=Outcome.INTERRUPTED)
+            self.finish(0.0 if at_once else AFTER_END)
+            return
+        outcome, reason = Outcome.FAILED, f"{kind.__name__}: {error}"[:2000]
+        if isinstance(error, KeyboardInterrupt):
+            outcome, reason = Outcome.INTERRUPTED, "interrupted by Ctrl-C"
         elif isinstance(error, SystemExit):
-            self.abort(f"the process ended by sys.exit({error.code!r})")
-        else:
-            self.abort(f"{kind.__name__}: {error}"[:2000])
+            reason = f"the process ended by sys.exit({error.code!r})"
+        self.abort(reason, outcome=outcome, timeout=0.0 if at_once else AFTER_ABORT)
 
     def __repr__(self) -> str:
         return f"<hubstate session {self.id or '(none)'}: {self.state.value}, {self.outcome.value}>"
