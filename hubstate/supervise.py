@@ -355,14 +355,19 @@ def _deliver(folders: Sequence[Path], found: Settings, work: Round, timeout: flo
     try:
         with _at_most(timeout):
             for folder in folders:
-                memory = peek(folder).memory
-                if memory.hub or (memory.hub_wanted and found.hub and found.mode == "on"):
-                    work.visit(look(folder))
+                _deliver_one(folder, found, work, say)
     except KeyboardInterrupt as stop:
         why = str(stop) or "stopped"
         say(f"{why}; what waits is kept, and leaves with `hubstate sync`")
-    except HubstateError as failure:
-        say(str(failure))
+
+
+def _deliver_one(folder: Path, found: Settings, work: Round, say: Say) -> None:
+    try:
+        memory = peek(folder).memory
+        if memory.hub or (memory.hub_wanted and found.hub and found.mode == "on"):
+            work.visit(look(folder))
+    except StorageError as failure:
+        say(f"{folder.name}: {failure}")
 
 
 @contextmanager

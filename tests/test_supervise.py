@@ -15,9 +15,11 @@ from journals import DAMAGED
 from loopback import black_hole, refused_port
 
 import hubstate
-from hubstate import supervise
+from hubstate import settings, supervise
+from hubstate.clock import SystemClock
+from hubstate.errors import SessionBusy
 from hubstate.journal import read
-from hubstate.overview import look
+from hubstate.overview import Overview, look
 from hubstate.server import keys
 from hubstate.server.running import RunningHub, running
 from hubstate.states import Outcome, State
@@ -423,6 +425,47 @@ exit(3)
     assert process.returncode == 3
     assert "no segment of the journal" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def kept(name: str) -> Path:
+    """A session that wants a hub which is not there, and that its process let go of."""
+    session = hubstate.start(name, hub=f"http://127.0.0.1:{refused_port()}")
+    session.log({"a": 1})
+    session.close()
+    return Path(".hubstate", session.id)
+
+
+def test_a_session_that_somebody_took_just_then_is_left_to_it(monkeypatch):
+    """Between looking and ending another process may be quicker: then it is that one's, and it is said."""
+    folder, said = kept("digits"), []
+
+    def taken(*_: object) -> None:
+        raise SessionBusy("the session is owned by process 1, which lives")
+
+    monkeypatch.setattr(supervise, "conclude", taken)
+    assert not supervise._conclude(folder, 1, End(1, Kills(0, 0)), SystemClock(), said.append)
+    assert said == ["the session is owned by process 1, which lives; it is left to it"]
+
+
+def test_a_session_that_vanishes_meanwhile_is_named_and_hinders_no_other():
+    """Somebody removed a session's journal while the rest was delivered: it is said, and the others leave."""
+    gone, there = kept("gone"), kept("there")
+    for file in gone.glob("journal-*"):
+        file.unlink()
+    said: list[str] = []
+    visited: list[Path] = []
+
+    class Work:
+        """A round that notes whom it visits."""
+
+        def visit(self, seen: Overview) -> None:
+            visited.append(seen.folder)
+
+    found = settings.resolve(hub="http://127.0.0.1:1")
+    supervise._deliver([gone, there], found, Work(), 60.0, said.append)
+    assert visited == [there]
+    supervise._tell(gone, End(1, Kills(0, 0)), said.append)
+    assert said == [f"{gone.name}: there is no journal in {gone}"] * 2
 
 
 # -- who killed it ---------------------------------------------------------------------------------------
