@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hubstate.actions import Action, AnyAction, Decision, Memory, Refusal, SendCheckpoint
+from hubstate.actions import Action, AnyAction, Decision, Memory, Refusal, SendCheckpoint, SendRows
 from hubstate.controller import decide
 from hubstate.errors import StorageError
 from hubstate.events import Delivered, HeldUp, Refused, name_of
@@ -378,11 +378,16 @@ class _Replay:
         return 0
 
     def _receipt(self, step: Step) -> None:
-        """A receipt of a file tells the digest of that file, and always the same."""
+        """A receipt tells of no more rows than were asked for, and of a file its digest, always the same."""
         event = step.event
-        if not isinstance(event, Delivered) or not event.sha256:
+        if not isinstance(event, Delivered):
             return
         action = self._asked[event.key]
+        most = action.last - action.first + 1 if isinstance(action, SendRows) else 0
+        if not 0 <= event.rows <= most:
+            raise _Impossible(f"a forged receipt: {event.rows} rows of {event.key}, which are {most}")
+        if not event.sha256:
+            return
         if not isinstance(action, SendCheckpoint):
             raise _Impossible(f"a forged receipt: {event.key} is no file, and has a digest")
         known = self._digests.get(action.snapshot) or self._digest(action.snapshot) or event.sha256

@@ -371,6 +371,10 @@ TAMPERINGS = {
         _changed(lambda f: f.event("delivered"), lambda line: line["event"].update(sha256="0" * 64)),
         "is no file",
     ),
+    "more rows than were asked for": Tampering(
+        _changed(lambda f: f.event("delivered", rows=5), lambda line: line["event"].update(rows=6)),
+        "6 rows of",
+    ),
     "attempts numbered anew": Tampering(_attempt, "is of attempt 2; recorded is 3"),
     "the answer of a guard": Tampering(
         _changed(_asking, lambda line: line.update(guards={"metrics_due": False})), "metrics_due"
