@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from hubstate.cli import demo, diagram, doctor, export, forget, hub, login, run, status, sync, trace, verify
+from hubstate.cli import (
+    check,
+    demo,
+    diagram,
+    doctor,
+    export,
+    forget,
+    hub,
+    login,
+    run,
+    status,
+    sync,
+    trace,
+    verify,
+)
 from hubstate.cli.ends import Commands
 
 __all__ = ["app"]
@@ -57,3 +71,4 @@ app.add_typer(hub.keys, name="keys", rich_help_panel=_HUB)
 app.command(rich_help_panel=_HERE)(doctor.doctor)
 app.command(rich_help_panel=_HERE)(diagram.diagram)
 app.command(rich_help_panel=_PROOF)(verify.verify)
+app.command(rich_help_panel=_PROOF)(check.check)
