@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -17,8 +18,9 @@ __all__ = ["File", "Held", "InForce", "held"]
 
 T = TypeVar("T")
 
-#: How long the list of all rows may be (bytes), which is held in memory: some millions of rows.
-_LONGEST_LIST = 1 << 30
+#: How long the list of all rows may be (bytes), which is held in memory, and how long it may take (seconds). A million
+#: rows of ten numbers each are half of that, and take a minute, most of it before the first byte.
+_LONGEST_LIST, _LONGEST_WAIT = 1 << 30, 600.0
 
 
 class File(msgspec.Struct, frozen=True):
@@ -68,16 +70,18 @@ def held(address: str, api_key: str | None, model: str) -> Held:
     """What the hub at `address` holds of the session that it calls `model`.
 
     Raises `HubUnreachable` if it gives no answer, `HubRefused` if it refuses one or tells something else (as a hub
-    does that is not one's own). It takes 10 minutes at most.
+    does that is not one's own). A hub that is away is found so within a minute; a long list may take ten.
     """
-    wire = Wire(address, api_key, connect_timeout=5.0, read_timeout=30.0, total_timeout=600.0)
     path = f"/v1/models/{quote(model, safe='')}"
-    try:
+    with closing(_wire(address, api_key, 30.0, 60.0)) as wire:
         told = _told(wire, path, _Model)
+    with closing(_wire(address, api_key, _LONGEST_WAIT, _LONGEST_WAIT)) as wire:
         rows = _told(wire, f"{path}/metrics", tuple[InForce, ...], most=_LONGEST_LIST)
-    finally:
-        wire.close()
     return Held(told.state, told.outcome, rows, told.checkpoints)
+
+
+def _wire(address: str, api_key: str | None, read: float, total: float) -> Wire:
+    return Wire(address, api_key, connect_timeout=5.0, read_timeout=read, total_timeout=total)
 
 
 def _told(wire: Wire, path: str, kind: type[T], *, most: int = LARGEST_ANSWER) -> T:

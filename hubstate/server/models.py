@@ -120,7 +120,7 @@ def get_metrics(store: Store, caller: Caller, model: str, attempt: str, _now: fl
     with store.database.reading() as connection:
         session = sessions.find(connection, model, caller.owner)
         if not attempt:
-            return about(session, caller, rows_room.in_force(connection, model))
+            return about(session, caller, rows_room.in_force(connection, model, raw=True))
         every = rows_room.every_row(connection, model)
         if attempt != "all":
             if not re.fullmatch(r"\d{1,15}", attempt):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -133,7 +133,10 @@ def count(connection: Connection, session: str) -> int:
 
 
 def every_row(connection: Connection, session: str) -> list[dict[str, Any]]:
-    """Every row as it came, of every attempt, in order of epoch and step. `in_force`: whether it still counts."""
+    """Every row as it came, of every attempt, in order of epoch and step. `in_force`: whether it still counts.
+
+    What was measured is JSON text still (`msgspec.Raw`): it goes into an answer as it is.
+    """
     found = _load(connection, session)
     counts = _Counting(connection, session)
     newest: dict[_Place, int] = {}
@@ -141,36 +144,40 @@ def every_row(connection: Connection, session: str) -> list[dict[str, Any]]:
         if counts(row):
             newest[_place(row)] = max(newest.get(_place(row), 0), row.attempt)
     return [
-        {**_shown(row), "in_force": counts(row) and newest[_place(row)] == row.attempt}
+        {**_shown(row, _as_it_is), "in_force": counts(row) and newest[_place(row)] == row.attempt}
         for row in sorted(found, key=lambda row: (_place(row), row.attempt))
     ]
 
 
-def in_force(connection: Connection, session: str) -> list[dict[str, Any]]:
-    """The rows in force, in order of epoch and step: an epoch's steps, then its row, then its final evaluation."""
+def in_force(connection: Connection, session: str, *, raw: bool = False) -> list[dict[str, Any]]:
+    """The rows in force, in order of epoch and step: an epoch's steps, then its row, then its final evaluation.
+
+    `raw`: what was measured stays JSON text (`msgspec.Raw`), to go into an answer: there may be a million rows.
+    """
     counts = _Counting(connection, session)
-    merged: dict[_Place, dict[str, Any]] = {}
+    merged: dict[_Place, _Stored] = {}
     for row in _load(connection, session):
         if not counts(row):
             continue
         place = _place(row)
         before = merged.get(place)
-        if before is None or before["attempt"] < row.attempt:
-            merged[place] = _shown(row)
-        elif before["attempt"] == row.attempt:
-            _merge(before, _shown(row))
-    return [merged[place] for place in sorted(merged)]
+        if before is None or before.attempt < row.attempt:
+            merged[place] = row
+        elif before.attempt == row.attempt:
+            merged[place] = _merged(before, row)
+    read = _as_it_is if raw else msgspec.json.decode
+    return [_shown(merged[place], read) for place in sorted(merged)]
 
 
-def _merge(before: dict[str, Any], later: dict[str, Any]) -> None:
-    nonfinite = {
-        name: word for name, word in before.pop("nonfinite", {}).items() if name not in later["metrics"]
-    }
-    nonfinite |= later.get("nonfinite", {})
-    before["metrics"] |= later["metrics"]
-    before["at"] = later["at"]
-    if nonfinite:
-        before["nonfinite"] = nonfinite
+def _merged(before: _Stored, later: _Stored) -> _Stored:
+    metrics = msgspec.json.decode(later.metrics)
+    words = msgspec.json.decode(before.nonfinite)
+    nonfinite = {name: word for name, word in words.items() if name not in metrics}
+    nonfinite |= msgspec.json.decode(later.nonfinite)
+    return later._replace(
+        metrics=msgspec.json.encode(msgspec.json.decode(before.metrics) | metrics).decode(),
+        nonfinite=msgspec.json.encode(nonfinite).decode(),
+    )
 
 
 class _Stored(NamedTuple):
@@ -223,15 +230,19 @@ class _Counting:
         return row.epoch < end
 
 
-def _shown(row: _Stored) -> dict[str, Any]:
+def _as_it_is(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text)
+
+
+def _shown(row: _Stored, read: Callable[[str], Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "epoch": row.epoch,
         "step": row.step,
         "attempt": row.attempt,
         "final": row.final,
         "at": row.at,
-        "metrics": msgspec.json.decode(row.metrics),
+        "metrics": read(row.metrics),
     }
     if row.nonfinite != "{}":
-        shown["nonfinite"] = msgspec.json.decode(row.nonfinite)
+        shown["nonfinite"] = read(row.nonfinite)
     return shown

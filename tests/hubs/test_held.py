@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from hubstate.errors import HubRefused, HubUnreachable
-from hubstate.hubs.held import held
+from hubstate.hubs.held import InForce, held
+from hubstate.hubs.wire import LARGEST_ANSWER
 from hubstate.server import keys
+from hubstate.server.rows import RowIn, keep
 from hubstate.server.running import running
+from hubstate.server.store import Store
 from hubstate.session import start
 
 
@@ -60,6 +63,39 @@ def test_it_tells_rows_and_files_as_they_were_sent(tmp_path):
     assert (holds.state, holds.outcome) == ("done", "finished")
     assert holds.sha256("final") == hashlib.sha256(b"weights").hexdigest()
     assert holds.sha256("best") == ""
+
+
+def test_it_tells_a_session_that_is_longer_than_any_other_answer(tmp_path):
+    """A long training's rows are told whole, although no other answer may be that long."""
+    metrics = {f"train/loss of the head number {number}": number / 3 for number in range(20)}
+    new = [RowIn(1, n // 500, n % 500, False, 1.0 + n, metrics, {"x": "NaN"}) for n in range(10_000)]
+    assert len(new) * len(json.dumps(metrics)) > LARGEST_ANSWER
+    with running(tmp_path) as hub:
+        with start("held", hub=hub.url, epochs=1, directory=tmp_path / "sessions") as session:
+            session.log({"loss": 1.0}, epoch=20)
+        store = Store(tmp_path)
+        with store.database.writing() as connection:
+            keep(connection, session.id, new, 0.0)
+        store.close()
+        holds = held(hub.url, None, session.id)
+    assert len(holds.rows) == len(new) + 1
+    assert (holds.rows[9_999].epoch, holds.rows[9_999].step) == (19, 499)
+    assert holds.rows[9_999].metrics == metrics
+    assert holds.rows[9_999].nonfinite == {"x": "NaN"}
+    assert holds.rows[-1].metrics == {"loss": 1.0}
+
+
+def test_a_list_that_no_memory_should_hold_is_refused(monkeypatch):
+    """There is a longest list as well: a hub that goes on and on is told as one that cannot be had."""
+    monkeypatch.setattr("hubstate.hubs.held._LONGEST_LIST", 500)
+    rows = [{"epoch": epoch, "metrics": {"loss": 1.0}} for epoch in range(30)]
+    told = {"data": rows}
+    monkeypatch.setattr("hubstate.hubs.held._Model", tuple[InForce, ...])
+    with (
+        answering(200, json.dumps(told).encode()) as address,
+        pytest.raises(HubUnreachable, match="longer than"),
+    ):
+        held(address, None, "M")
 
 
 def test_a_session_that_it_does_not_know(tmp_path):
