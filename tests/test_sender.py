@@ -395,6 +395,24 @@ def test_what_a_damaged_line_asked_for_is_still_delivered(opened):
 
 
 @DAMAGED
+def test_a_row_that_no_table_can_hold_holds_nothing_up(opened, monkeypatch):
+    """A journal from before numbers were bounded may hold one that SQLite cannot: its row is told, the others leave."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ev, "MOST", 2**80)
+        for epoch in (0, 2**63, 2):
+            opened.clock.advance(1.0)
+            opened.door.tell(ev.FitEpochEnd, epoch, {"loss": 0.5})
+        opened.door.tell(ev.TrainBatchEnd, 3, 2**64, {"loss": 0.5})
+        due_rows(opened)
+    opened.door.tell(ev.TrainEnd)
+    opened.drain()
+    memory = opened.door.memory
+    assert (memory.state, opened.hub.rows) == (State.DONE, [1, 3, 5])
+    assert (memory.rows_delivered, memory.rows_not_taken) == (3, 2)
+    assert memory.not_taken == ("1 rows, whose lines in the journal are damaged",)
+
+
+@DAMAGED
 def test_a_send_of_which_no_row_can_be_read_is_refused(opened):
     """Where every line of a send is damaged there is nothing to hand over: that is shown, not skipped."""
     key = due_rows(opened)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
+from fakes import door_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import DAMAGED
 from rigs import Rig
 from test_sender import asked, condemn, due_rows
 
@@ -129,6 +131,7 @@ def test_a_line_that_is_not_remembered_yet_is_no_settled_one(rig):
     ended(rig)
 
 
+@DAMAGED
 def test_what_a_damaged_line_asked_for_leaves_without_a_restart(rig):
     """Where a line is damaged before it was folded in, the session's memory is asked, and the rest leaves."""
     rig.sender.step(WORDS)
@@ -141,6 +144,7 @@ def test_what_a_damaged_line_asked_for_leaves_without_a_restart(rig):
     assert (rig.door.memory.rows_delivered, rig.door.memory.rows_not_taken) == (1, 1)
 
 
+@DAMAGED
 def test_a_wish_to_retry_survives_the_damage_of_its_line(rig):
     """What the session does not hold refused any more is not held refused here either."""
     rig.settle("open", ev.Refused, reason="no such project")
@@ -153,18 +157,21 @@ def test_a_wish_to_retry_survives_the_damage_of_its_line(rig):
     ended(rig)
 
 
+@DAMAGED
 def test_rows_whose_send_was_forgotten_are_still_there_for_the_next(rig):
     """Where the line that asked is damaged after it was folded, a restarted session asks again, and has the rows."""
     rig.sender.step(WORDS)
     rig.rows(2)
     due_rows(rig)
     rig.fold()
-    rig.door._memory = msgspec.structs.replace(rig.door.memory, outstanding=(), rows_asked=0)
+    condemn(rig, 3)
+    rig.door.close()
+    rig.door = door_in(rig.folder, rig.clock)
     rig.reopen()
     rig.sender.step(FILES)
     assert deliveries(rig) == []
     ended(rig)
-    assert rig.outbox.damage == ""
+    assert (rig.hub.rows, rig.outbox.damage) == ([1, 2], "")
 
 
 # -- all at once -----------------------------------------------------------------------------------------
@@ -212,6 +219,13 @@ class Between:
     def reopened(self) -> None:
         self._lay_open(self._rig.outbox, _SEAMS["outbox"])
 
+    @contextmanager
+    def in_peace(self) -> Iterator[None]:
+        """Nothing happens meanwhile."""
+        self._busy = True
+        yield
+        self._busy = False
+
     def _happens(self) -> None:
         if self._busy:
             return
@@ -254,7 +268,8 @@ def test_however_two_lanes_and_a_trainer_fall_together_the_outbox_tells_the_trut
                 case "reopen":
                     rig.reopen()
                     between.reopened()
-            rig.fold()
-            assert deliveries(rig) == known(rig)
+            with between.in_peace():
+                rig.fold()
+                assert deliveries(rig) == known(rig)
         ended(rig)
         rig.sender.close()
