@@ -24,7 +24,7 @@ __all__ = ["Checkpoint", "Checkpoints", "newest_whole"]
 
 
 class Checkpoint:
-    """A whole checkpoint to go on from. `epoch` (0-based) is the one that it was saved after."""
+    """A whole checkpoint to go on from, a file or a folder. `epoch` (0-based) is the one that it was saved after."""
 
     def __init__(self, path: Path, epoch: int) -> None:
         self.path = path
@@ -32,7 +32,10 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 (hex) of the file; read when it is first asked for, because files may be large."""
+        """The SHA-256 (hex) of the file, or of the archive that the folder travels as.
+
+        It is read when it is first asked for, because files may be large.
+        """
         return digest(self.path)
 
     def __repr__(self) -> str:
@@ -50,17 +53,22 @@ def newest_whole(memory: Memory, snapshots: Snapshots) -> Checkpoint | None:
     kept = [k for k in (memory.kept_last, memory.kept_best, memory.kept_final) if k is not None]
     for copy in sorted(kept, key=lambda k: (k.attempt, k.at), reverse=True):
         path = snapshots.path(copy.snapshot)
-        if path.is_file() and path.stat().st_size == copy.size and not is_torn(path):
+        if _is_whole(path, copy.size):
             return Checkpoint(path, copy.epoch)
     return None
 
 
 def _is_as_saved(saved: Saved) -> bool:
-    path = Path(saved.path)
+    return _is_whole(Path(saved.path), saved.size, saved.mtime_ns)
+
+
+def _is_whole(path: Path, size: int, mtime_ns: int | None = None) -> bool:
+    """Whether a file or folder has this size, and was not touched since that time, and is not torn."""
     try:
-        return look(path) == (saved.size, saved.mtime_ns) and not is_torn(path)
+        seen = look(path)
+        return seen.size == size and mtime_ns in (None, seen.mtime_ns) and not is_torn(path)
     except (CheckpointMissing, OSError):
-        return False  # gone or unreadable: then a kept copy serves
+        return False  # gone or unreadable
 
 
 class Checkpoints:

@@ -98,7 +98,10 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
 
 
 class Head(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first line of a segment. `n`: the number that its first step will have; `table`: the rules it was decided by."""
+    """The first line of a segment. `n`: the number that its first step will have; `table`: the rules it was decided by.
+
+    `origin`: the address of the hub that told the memory, in the first head of a session that another machine began.
+    """
 
     segment: int
     format: int
@@ -107,6 +110,7 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     n: int
     memory: Memory
     software: str = ""
+    origin: str = ""
 
 
 class Position(NamedTuple):
@@ -192,13 +196,14 @@ class Journal:
     `sync` alone may be called from other threads meanwhile.
     """
 
-    def __init__(self, folder: Path, recovery: Recovery, *, software: str = "") -> None:
+    def __init__(self, folder: Path, recovery: Recovery, *, software: str = "", origin: str = "") -> None:
         """Begins the next segment of the journal in `folder`, headed by the recovered memory.
 
-        Raises `StorageError` if the folder takes no file.
+        `origin`: the hub that told this memory, where no journal here did. Raises `StorageError` if the folder takes no file.
         """
         self._folder = folder
         self._software = software
+        self._origin = origin
         self._fd = -1
         self._retired: list[int] = []
         self._n = recovery.n
@@ -326,7 +331,16 @@ class Journal:
         # A sign of life is written nowhere, so no head brings one along: it may be years old when it is read.
         memory = msgspec.structs.replace(memory, heartbeat_since=None, heartbeat_out=False)
         text = _ENCODER.encode(
-            Head(segment, FORMAT, memory.session, TABLE_DIGEST, self._n + 1, memory, self._software)
+            Head(
+                segment,
+                FORMAT,
+                memory.session,
+                TABLE_DIGEST,
+                self._n + 1,
+                memory,
+                self._software,
+                self._origin,
+            )
         )
         check = _check(self._check, text)
         line = _sealed(text, self._check, check)
@@ -343,6 +357,7 @@ class Journal:
             raise JournalFailing(f"cannot begin the journal {path}: {error.strerror}") from error
         old, self._fd = self._fd, fd
         self._segment, self._size, self._check = segment, len(line), check
+        self._origin = ""
         self._beginning = None
         if old >= 0:
             self._retired.append(old)  # the next sync closes it: another thread may be syncing it just now

@@ -32,6 +32,7 @@ __all__ = [
     "discard_needless",
     "find",
     "for_next_attempt",
+    "make_directory",
     "needed_snapshots",
     "new_id",
     "peek",
@@ -88,17 +89,11 @@ class Peek:
 def create(directory: Path, session: str, clock: Clock, listener: Listener) -> Opened:
     """A new session in a new folder of `directory`. Raises `StorageError` if the directory cannot be used."""
     folder = directory / session
+    make_directory(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        ignore = directory / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="ascii")
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise StorageError(
-            f"sessions cannot be kept in {directory}: {error.strerror}; "
-            "give another folder by directory= or HUBSTATE_DIR"
-        ) from error
+        raise _unusable(directory, error) from error
     ownership = Ownership(folder)
     try:
         recovery = Recovery(Memory(session=session), 0, 0, "", ())
@@ -106,6 +101,24 @@ def create(directory: Path, session: str, clock: Clock, listener: Listener) -> O
     except BaseException:
         ownership.release()
         raise
+
+
+def make_directory(directory: Path) -> None:
+    """Makes the directory that sessions are kept in, with a `.gitignore` inside. Raises `StorageError`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        ignore = directory / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"sessions cannot be kept in {directory}: {error.strerror}; "
+        "give another folder by directory= or HUBSTATE_DIR"
+    )
 
 
 def reopen(folder: Path, clock: Clock, listener: Listener) -> Opened:

@@ -1,4 +1,7 @@
-"""Which session a caller means, and opening it: a new one, the newest of its name, or the one with an id."""
+"""Which session a caller means, and opening it: a new one, the newest of its name, or the one with an id.
+
+An id that is unknown here is asked for at the hub: another machine may have begun that session.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from hubstate import opening
 from hubstate.clock import Clock
 from hubstate.door import Listener
+from hubstate.elsewhere import bring
 from hubstate.errors import SessionBusy, SessionNotFound, StorageError
 from hubstate.index import Index
 from hubstate.log import log
@@ -24,7 +28,8 @@ def open_session(
 ) -> Opened:
     """The session that `resume` means (see `hubstate.start`), else a new one; owned, recovered, and in the index.
 
-    Raises `StorageError` if the directory cannot be used, and with an id `SessionNotFound` or `SessionBusy`.
+    Raises `StorageError` if the directory cannot be used, and with an id `SessionNotFound` or `SessionBusy`; with one
+    that is unknown here also `HubUnreachable` or `HubRefused`.
     """
     opened = _resumed(name, resume, found, clock, listener)
     if opened is None:
@@ -54,7 +59,10 @@ def _resumed(
 ) -> Opened | None:
     """The session to continue, or None to begin a new one."""
     if isinstance(resume, str):
-        return opening.begin_attempt(find_folder(resume, found), clock, listener)
+        folder = _known_folder(resume, found)
+        if folder is None and opening.is_id(resume):
+            folder = bring(resume.upper(), found, clock)
+        return opening.begin_attempt(folder or find_folder(resume, found), clock, listener)
     if resume:
         for seen in opening.newest_of(found.directory, name):
             if seen.owner == os.getpid():
@@ -75,13 +83,18 @@ def _resumed(
 
 def find_folder(session: str, found: Settings) -> Path:
     """The folder of the session with this id, wherever it lies on this machine. Raises `SessionNotFound`."""
-    for folder in Index(found.data_folder / "sessions").folders():
-        if folder.name == session.upper():
-            return folder
-    folder = found.directory / session.upper()
-    if opening.is_id(session) and folder.is_dir():
+    folder = _known_folder(session, found)
+    if folder is not None:
         return folder
     raise SessionNotFound(
         f"no session {session!r} is known here (looked in {found.directory} and in this user's index); "
         "`hubstate status` lists what there is"
     )
+
+
+def _known_folder(session: str, found: Settings) -> Path | None:
+    for folder in Index(found.data_folder / "sessions").folders():
+        if folder.name == session.upper():
+            return folder
+    folder = found.directory / session.upper()
+    return folder if opening.is_id(session) and folder.is_dir() else None

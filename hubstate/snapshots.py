@@ -4,19 +4,23 @@ Trainers overwrite, rewrite in place and strip their files, so a checkpoint that
 callback that announces it, while its one writer waits. The copy is a clone where the file system can share
 blocks (FICLONE), else a copy made by the kernel, else by hand; never a hard link, which would change with the
 original. A zip archive (what `.pt` and `.npz` files are) is looked at for its end; a torn one is no checkpoint.
+
+A folder is one checkpoint: each file in it is copied so, and one that changed meanwhile condemns them all. Links to
+files inside are copied as files, and any other link is refused (see `archive`).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
+import shutil
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
+from hubstate.archive import files_of, sha256_of
 from hubstate.errors import CheckpointMissing, StorageError
 
 __all__ = ["Snapshots", "Stat", "digest", "is_torn", "look"]
@@ -28,25 +32,36 @@ _ZIP = b"PK\x03\x04"
 
 
 class Stat(NamedTuple):
-    """What tells one state of a file from another: bytes, and time of change in ns."""
+    """What tells one state of a file or folder from another: bytes in all, and the newest time of change in ns."""
 
     size: int
     mtime_ns: int
 
 
 def look(path: Path) -> Stat:
-    """The state of a checkpoint file. Raises `CheckpointMissing` if it is not there or no regular file."""
+    """The state of a checkpoint: of a file, or of all files in a folder.
+
+    Raises `CheckpointMissing` if it is not there, is neither of both, or is a folder that cannot be kept.
+    """
     try:
-        stat = path.stat()
+        if path.is_dir():
+            stats = [file.stat() for _, file in files_of(path)]
+        else:
+            stats = [path.stat()]
+            if not path.is_file():
+                raise CheckpointMissing(f"the checkpoint {path} is neither a file nor a folder")
     except OSError as error:
         raise CheckpointMissing(f"the checkpoint {path} cannot be read: {error.strerror}") from error
-    if not path.is_file():
-        raise CheckpointMissing(f"the checkpoint {path} is no file; folders are not taken yet")
-    return Stat(stat.st_size, stat.st_mtime_ns)
+    return Stat(sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))
 
 
 def is_torn(path: Path) -> bool:
-    """Whether the file begins as a zip archive and lacks its end: what a half-written `.pt` looks like."""
+    """Whether a file begins as a zip archive and lacks its end: what a half-written `.pt` looks like.
+
+    A folder is torn if a file in it is. Raises as `look` does, and `OSError`.
+    """
+    if path.is_dir():
+        return any(is_torn(file) for _, file in files_of(path))
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
             return False
@@ -54,12 +69,8 @@ def is_torn(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 (hex) of a file, read in blocks."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            sha256.update(block)
-    return sha256.hexdigest()
+    """The SHA-256 (hex) of a file, or of the archive that a folder travels as; read in blocks."""
+    return sha256_of(path)
 
 
 class Snapshots:
@@ -81,38 +92,33 @@ class Snapshots:
         making = self._folder / f".{name}.part"
         before = look(source)
         try:
-            original = source.open("rb")
-        except OSError as error:
-            raise CheckpointMissing(f"the checkpoint {source} cannot be read: {error.strerror}") from error
-        with original:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
-                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                try:
-                    _copy(original, making)
-                    if look(source) != before or making.stat().st_size != before.size:
-                        raise CheckpointMissing(
-                            f"the checkpoint {source} changed while it was copied; it was not kept"
-                        )
-                    if is_torn(making):
-                        raise CheckpointMissing(
-                            f"the checkpoint {source} is half a zip archive; it was not kept"
-                        )
-                    making.replace(self.path(name))
-                finally:
-                    making.unlink(missing_ok=True)
-            except OSError as error:
-                raise StorageError(
-                    f"the checkpoint {source} could not be kept in {self._folder}: {error.strerror or error}"
-                ) from error
+                _copy_whole(source, making)
+                if look(source) != before or look(making).size != before.size:
+                    raise CheckpointMissing(
+                        f"the checkpoint {source} changed while it was copied; it was not kept"
+                    )
+                if is_torn(making):
+                    raise CheckpointMissing(f"the checkpoint {source} is half a zip archive; it was not kept")
+                making.replace(self.path(name))
+            finally:
+                _remove(making)
+        except OSError as error:
+            raise StorageError(
+                f"the checkpoint {source} could not be kept in {self._folder}: {error.strerror or error}"
+            ) from error
         return self.path(name)
 
     def sync(self, name: str) -> None:
-        """Asks the disk to keep the snapshot: its bytes, and its place in the folder.
+        """Asks the disk to keep the snapshot: its bytes, and their place in the folder.
 
         Raises `FileNotFoundError` if it was discarded meanwhile, `StorageError` if the disk could not keep it.
         """
         try:
-            for path in (self.path(name), self._folder):
+            kept = self.path(name)
+            inside = sorted(kept.rglob("*"), reverse=True) if kept.is_dir() else []
+            for path in (*inside, kept, self._folder):
                 fd = os.open(path, os.O_RDONLY)
                 try:
                     os.fsync(fd)
@@ -127,7 +133,11 @@ class Snapshots:
 
     def discard(self, name: str) -> None:
         """Removes a snapshot that nobody needs any more; one that is gone is no mistake."""
-        self.path(name).unlink(missing_ok=True)
+        path = self.path(name)
+        if path.is_dir():
+            # It goes at once, whatever breaks into it: half a folder must not be taken for a whole one.
+            path = path.replace(self._folder / f".{name}.part")
+        _remove(path)
 
     def sweep(self, needed: Iterable[str]) -> None:
         """Removes every snapshot, and every half one, but the `needed`. Raises `StorageError` if one cannot go."""
@@ -137,19 +147,43 @@ class Snapshots:
         try:
             for file in self._folder.iterdir():
                 if file.name not in keep:
-                    file.unlink(missing_ok=True)
+                    _remove(file)
         except OSError as error:
             raise StorageError(f"cannot tidy up the snapshots in {self._folder}: {error.strerror}") from error
 
 
-def _copy(from_: BinaryIO, target: Path) -> None:
-    with target.open("wb") as to:
-        if _clone(from_.fileno(), to.fileno()):
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it; what is gone is no mistake."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copies a file, or a folder file by file. Raises `CheckpointMissing` if the source cannot be read."""
+    if not source.is_dir():
+        _copy(source, target)
+        return
+    target.mkdir(mode=0o700)
+    for name, file in files_of(source):
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _copy(file, copy)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        original = source.open("rb")
+    except OSError as error:
+        raise CheckpointMissing(f"the checkpoint {source} cannot be read: {error.strerror}") from error
+    with original, target.open("wb") as to:
+        if _clone(original.fileno(), to.fileno()):
             return
-        length = os.fstat(from_.fileno()).st_size
+        length = os.fstat(original.fileno()).st_size
         offset = 0
         while offset < length:
-            copied = _copy_some(from_.fileno(), to.fileno(), length - offset)
+            copied = _copy_some(original.fileno(), to.fileno(), length - offset)
             if copied == 0:
                 return  # the file became shorter; the caller compares
             offset += copied

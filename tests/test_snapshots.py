@@ -148,9 +148,16 @@ def test_what_is_no_archive_is_never_torn(tmp_path, source):
 # -- what cannot be copied -------------------------------------------------------------------------------
 
 
-def test_a_missing_file_or_a_folder_is_told(tmp_path, snapshots):
-    """The caller's mistake names the path."""
-    for path, words in ((tmp_path / "gone.pt", "gone.pt cannot be read: No such"), (tmp_path, "is no file")):
+def test_what_is_no_checkpoint_is_told(tmp_path, snapshots):
+    """The caller's mistake names the path: nothing there, a pipe, a folder without a file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, words in (
+        ("gone.pt", "cannot be read: No such"),
+        ("pipe", "neither"),
+        ("folder", "without a file"),
+    ):
+        path = tmp_path / name
         with pytest.raises(CheckpointMissing, match=words):
             snapshots.take(path, "a")
         with pytest.raises(CheckpointMissing, match=words):
@@ -275,6 +282,19 @@ def test_sweeping_spares_only_what_is_needed(source, snapshots):
     snapshots.sweep(["a", "c", "never taken"])
     assert left(snapshots) == ["a", "c"]
     snapshots.path("folder").mkdir()
+    snapshots.path("folder").joinpath("file").write_bytes(b"a whole folder")
+    snapshots.sweep(["a"])
+    assert left(snapshots) == ["a"]
+
+
+def test_what_cannot_be_swept_is_told(source, snapshots, monkeypatch):
+    """A folder that takes no change is this machine's blame, and is named."""
+    snapshots.take(source, "a")
+
+    def forbidden(_path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", forbidden)
     with pytest.raises(StorageError, match="cannot tidy up"):
         snapshots.sweep([])
 
@@ -282,3 +302,99 @@ def test_sweeping_spares_only_what_is_needed(source, snapshots):
 def test_snapshots_are_their_owners_alone(source, snapshots):
     """Weights are nobody else's business on a shared machine."""
     assert snapshots.take(source, "a").parent.stat().st_mode & 0o777 == 0o700
+
+
+# -- folders ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint as Transformers writes it: a folder of files."""
+    made = tmp_path / "checkpoint-500"
+    (made / "tokenizer").mkdir(parents=True)
+    (made / "model.safetensors").write_bytes(b"weights" * 100)
+    (made / "tokenizer" / "vocab.json").write_text("{}")
+    archive(made / "optimizer.pt")
+    return made
+
+
+def texts(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_folder_is_one_checkpoint(folder, snapshots, way):
+    """All files of a folder are kept as they were, by each way to copy, and what is rewritten afterwards changes none."""
+    before = texts(folder)
+    kept = snapshots.take(folder, "a")
+    snapshots.sync("a")
+    for file in folder.rglob("*.*"):
+        with file.open("r+b") as rewritten:
+            rewritten.write(b"!")
+    assert texts(kept) == before
+    assert left(snapshots) == ["a"]
+
+
+def test_the_state_of_a_folder_is_that_of_its_files(folder):
+    """Its size is theirs in all, its time the newest of them; a change of any file shows."""
+    seen = look(folder)
+    assert seen.size == sum(file.stat().st_size for file in folder.rglob("*.*"))
+    os.utime(folder / "tokenizer" / "vocab.json", ns=(1, seen.mtime_ns + 5))
+    assert look(folder) == (seen.size, seen.mtime_ns + 5)
+
+
+def test_a_folder_with_half_an_archive_is_torn(folder, snapshots):
+    """One torn file condemns the whole folder, and nothing of it is left."""
+    torn = folder / "optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert is_torn(folder)
+    with pytest.raises(CheckpointMissing, match="half a zip"):
+        snapshots.take(folder, "a")
+    assert left(snapshots) == []
+
+
+@pytest.mark.parametrize("change", ["rewritten", "added", "removed"])
+def test_a_folder_that_changes_under_the_copy_is_not_kept(folder, snapshots, monkeypatch, change):
+    """A trainer that goes on writing into the folder meanwhile leaves no snapshot of it."""
+    copy = room._copy
+
+    def busy(source, target):
+        copy(source, target)
+        if source.name != "optimizer.pt":
+            return
+        if change == "rewritten":
+            (folder / "model.safetensors").write_bytes(b"others." * 101)
+        elif change == "added":
+            (folder / "scheduler.pt").write_bytes(b"new")
+        else:
+            (folder / "model.safetensors").unlink()
+
+    monkeypatch.setattr(room, "_copy", busy)
+    with pytest.raises(CheckpointMissing, match="changed while it was copied"):
+        snapshots.take(folder, "a")
+    assert left(snapshots) == []
+
+
+def test_links_inside_are_copied_as_files(folder, snapshots):
+    """A link to a file of the same folder becomes a file of its own."""
+    (folder / "latest.safetensors").symlink_to("model.safetensors")
+    kept = snapshots.take(folder, "a")
+    assert not (kept / "latest.safetensors").is_symlink()
+    assert (kept / "latest.safetensors").read_bytes() == b"weights" * 100
+
+
+@pytest.mark.parametrize("target", ["../secret", "/etc/hostname", "tokenizer", "..", "nowhere"])
+def test_a_link_that_leads_elsewhere_is_refused(folder, snapshots, target):
+    """A link out of the folder, to a folder or to nothing is never followed: the save is not kept."""
+    (folder.parent / "secret").write_text("secret")
+    (folder / "link").symlink_to(target)
+    with pytest.raises(CheckpointMissing, match=r"link|No such"):
+        snapshots.take(folder, "a")
+    assert left(snapshots) == []
+
+
+def test_a_kept_folder_goes_at_once(folder, snapshots):
+    """A folder that nobody needs any more is removed with all that is in it."""
+    snapshots.take(folder, "a")
+    snapshots.discard("a")
+    snapshots.discard("a")
+    assert left(snapshots) == []

@@ -89,7 +89,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     `step_rows`: rows of single steps, and of the final evaluation. `folders`: checkpoints that are folders.
     `closing`: the word that a session is over. `stop_request`: it may ask for a stop. `own_digest`: it tells the
-    SHA-256 of the file as it holds it.
+    SHA-256 of the file as it holds it. `resumable`: an upload that was cut goes on where it stopped.
     """
 
     step_rows: bool = True
@@ -97,6 +97,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     closing: bool = True
     stop_request: bool = True
     own_digest: bool = True
+    resumable: bool = False
 
 
 @runtime_checkable

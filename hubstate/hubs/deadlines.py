@@ -7,7 +7,7 @@ thread and works for TLS as well, because it happens below `http.client`, which 
 
 A request of words has a deadline for all of it. An upload has one for the way to the hub; then it may take as long as
 it needs while it moves: every piece of 64 KiB has to leave within the patience for one answer; once all of it has
-left, the answer has a deadline.
+left, the answer has a deadline. A file that comes in may take as long as it needs likewise.
 
 One thing is not bounded here: looking a name up is the operating system's work, and takes the time it takes there.
 """
@@ -75,6 +75,10 @@ class Watch:
         if self._deadline is None:
             self._deadline = self._monotonic() + self.total
         self._uploading = False
+
+    def awaiting(self) -> None:
+        """The next piece of a long answer has the patience to arrive in, and the answer has no other deadline."""
+        self._deadline = self._monotonic() + self.patience
 
     def allow(self, seconds: float) -> float:
         """The smaller of `seconds` and of what is left of the request's time. Raises `Overdue` if nothing is."""

@@ -15,6 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +31,9 @@ from hubstate.actions import (
     SendCheckpoint,
     SendRows,
 )
+from hubstate.archive import Content
+from hubstate.errors import CheckpointMissing
+from hubstate.hubs import tus
 from hubstate.hubs.base import Accepted, Capabilities, Declined, Delayed, News, Parcel, Reply
 from hubstate.hubs.bodies import (
     data_of,
@@ -49,7 +53,6 @@ from hubstate.states import CheckpointKind
 
 __all__ = ["HubV1"]
 
-_OWN = Capabilities()
 _FOREIGN = Capabilities(step_rows=False, closing=False, stop_request=False, own_digest=False)
 
 _ONE_ROW = "this hub keeps one row an epoch"
@@ -91,6 +94,8 @@ class HubV1:
         self._greeted = False
         #: Whether this is one's own hub, as it said last.
         self._own = False
+        #: What one's own hub said that it can do beyond the least.
+        self._extras: dict[str, Any] = {}
         self._agent: str | None = None
 
     @property
@@ -106,7 +111,11 @@ class HubV1:
     @property
     def capabilities(self) -> Capabilities:
         """What this hub can hold and tell; until it was heard, the least."""
-        return _OWN if self._own else _FOREIGN
+        if not self._own:
+            return _FOREIGN
+        return Capabilities(
+            folders=self._extras.get("archive") == "tar", resumable=self._extras.get("tus") == tus.VERSION
+        )
 
     def check(self) -> Reply:
         """Asks whether the hub is there and takes the key, anew each time."""
@@ -175,6 +184,7 @@ class HubV1:
             return Delayed("hub_failing", reason, answer.status, news=news)
         told = verdict.get("hubstate")
         self._own = told == 1 and not isinstance(told, bool)
+        self._extras = data_of(verdict) if self._own else {}
         self._greeted = True
         return None
 
@@ -221,27 +231,25 @@ class HubV1:
     def _checkpoint(self, parcel: Parcel, action: SendCheckpoint) -> Reply:
         if parcel.file is None:
             return Declined("there is no file to send")
-        if parcel.file.is_dir():
+        folder = parcel.file.is_dir()
+        if folder and not self.capabilities.folders:
             return Accepted(not_taken="this hub takes single files, no folders", news=News(hub=self.address))
-        headers = {}
         fields = upload_fields(action, own=self._own)
         # One's own hub tells the kinds apart by `kind`; an old one by this name alone.
         name = "last.pt" if action.kind is CheckpointKind.LAST else "best.pt"
         if self._own:
             fields |= {"kind": action.kind.value, "attempt": str(action.attempt), "sha256": parcel.sha256}
-            digest = base64.b64encode(bytes.fromhex(parcel.sha256)).decode()
-            headers["Repr-Digest"] = f"sha-256=:{digest}:"
+            fields |= {"archive": "tar"} if folder else {}
         elif action.kind is CheckpointKind.BEST:
             name = "last.pt"
         try:
-            form = Form(fields, name, parcel.file, self._chance)
+            told = self._upload(parcel, parcel.file, name, fields)
         except OSError as error:
-            return Declined(f"the kept file {parcel.file.name} cannot be read here: {error.strerror}")
-        with form:
-            headers["Content-Type"] = form.content_type
-            told = self._told(parcel, self._path("/v1/models/{}/upload", parcel), form, headers)
-        if form.fault:
-            return Declined(form.fault)
+            return Declined(
+                f"the kept file {parcel.file.name} cannot be read here: {error.strerror or error}"
+            )
+        except CheckpointMissing as error:
+            return Declined(str(error))
         if not isinstance(told, tuple):
             return told
         body, news = told
@@ -251,6 +259,39 @@ class HubV1:
         if not isinstance(held, str) or held.lower() != parcel.sha256.lower():
             return self._odd("does not hold the bytes that were sent", news)
         return Accepted(sha256=parcel.sha256, news=news)
+
+    def _upload(self, parcel: Parcel, file: Path, name: str, fields: dict[str, str]) -> _Told:
+        """Brings the file there, by one form, or, where it is large and the hub can, so that it can be cut."""
+        if self.capabilities.resumable:
+            with Content(file) as content:
+                size = content.size
+            if size >= tus.LEAST:
+                return self._resumably(parcel, file, size, {"name": name, **fields})
+        headers = {}
+        if self._own:
+            digest = base64.b64encode(bytes.fromhex(parcel.sha256)).decode()
+            headers["Repr-Digest"] = f"sha-256=:{digest}:"
+        with Form(fields, name, file, self._chance) as form:
+            headers["Content-Type"] = form.content_type
+            told = self._told(parcel, self._path("/v1/models/{}/upload", parcel), form, headers)
+        return Declined(form.fault) if form.fault else told
+
+    def _resumably(self, parcel: Parcel, file: Path, size: int, fields: dict[str, str]) -> _Told:
+        model = self._path("/v1/models/{}", parcel)
+        assert model is not None, "one's own hub calls a session by its id"
+        key = header_text(parcel.key)
+        place = tus.transferred(self._wire, model, file, size, parcel.sha256, key)
+        if isinstance(place, Answer):
+            return self._judged(place)
+        if not isinstance(place, str):
+            return place
+        told = self._told(
+            parcel, place, _ENCODER.encode(fields), {"Content-Type": "application/json"}, files=True
+        )
+        if isinstance(told, Declined) and told.status in (404, 409, 410):
+            # The bytes were swept, or taken under another name: the next try begins anew, and hears if more is wrong.
+            return Delayed("hub_failing", told.reason, told.status, news=told.news)
+        return told
 
     def _heartbeat(self, parcel: Parcel, action: Heartbeat) -> Reply:
         body: dict[str, Any] = {"agent": user_agent(), "agentId": self._agent}
@@ -296,11 +337,19 @@ class HubV1:
     def _words(self, parcel: Parcel, path: str | None, body: dict[str, Any]) -> _Told:
         return self._told(parcel, path, _ENCODER.encode(body), {"Content-Type": "application/json"})
 
-    def _told(self, parcel: Parcel, path: str | None, body: bytes | Form, headers: dict[str, str]) -> _Told:
+    def _told(
+        self,
+        parcel: Parcel,
+        path: str | None,
+        body: bytes | Form,
+        headers: dict[str, str],
+        *,
+        files: bool = False,
+    ) -> _Told:
         if path is None:
             return Delayed("hub_failing", f"{self._wire.host} has not said yet what it calls this session")
         headers = {**headers, "Idempotency-Key": header_text(parcel.key)}
-        answer = self._wire.send(path, body, headers, files=isinstance(body, Form))
+        answer = self._wire.send(path, body, headers, files=files or isinstance(body, Form))
         if isinstance(answer, Delayed):
             return answer
         return self._judged(answer)

@@ -1,4 +1,4 @@
-"""A form with one file, as a body that is read while it is sent: never more than a piece of it is in memory.
+"""Bodies that are read while they are sent: never more than a piece of one is in memory.
 
 The length is known beforehand, so the request says it, and the receiver can tell a whole body from a torn one. A file
 that is shorter than when it was opened ends the sending; what it grew by is not sent. A body is made anew for every
@@ -7,52 +7,36 @@ try: whoever sends the same object twice sends an empty one the second time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Form", "Shrunk"]
+from hubstate.archive import Content
+
+__all__ = ["Body", "Form", "Rest"]
 
 #: The largest piece that is read at once (bytes).
 STEP = 1024 * 1024
 
 
-class Shrunk(OSError):
-    """The file ended before the length that it had when it was opened."""
+class Body:
+    """The bytes `head`, then the file `path` (or the folder, as an archive) from `offset` on, then the bytes `tail`.
 
-
-class Form:
-    """The body of one upload: the fields, then the file `path` in the field `name`.
-
-    Opening raises `OSError` if the file cannot be read. `fault`: why reading it failed afterwards, empty if it did
-    not; whoever sends the body gets that as an `OSError` too, but so many things are one.
+    Opening raises `OSError` if the file cannot be read, and `CheckpointMissing` for a folder that cannot be sent.
+    `fault`: why reading it failed afterwards, empty if it did not; whoever sends the body gets that as an `OSError`
+    too, but so many things are one.
     """
 
-    def __init__(self, fields: Mapping[str, str], name: str, path: Path, chance: Random) -> None:
-        boundary = f"hubstate-{chance.getrandbits(160):040x}"
-        self.content_type = f"multipart/form-data; boundary={boundary}"
+    def __init__(self, path: Path, *, head: bytes = b"", offset: int = 0, tail: bytes = b"") -> None:
         self.fault = ""
         self._name = path.name
-        self._file = path.open("rb", buffering=0)
-        try:
-            self._size = self._left = os.fstat(self._file.fileno()).st_size
-        except OSError:
-            self._file.close()
-            raise
-        parts = [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{text}\r\n'
-            for field, text in fields.items()
-        ]
-        parts.append(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        )
-        self._head = memoryview("".join(parts).encode())
-        self._tail = memoryview(f"\r\n--{boundary}--\r\n".encode())
-        self._length = len(self._head) + self._size + len(self._tail)
+        self._content = Content(path)
+        self._left = self._content.size - offset
+        self._content.seek(offset)
+        self._head, self._tail = memoryview(head), memoryview(tail)
+        self._length = len(head) + self._left + len(tail)
 
     def __len__(self) -> int:
         return self._length
@@ -71,13 +55,10 @@ class Form:
 
     def _read_file(self, size: int) -> bytes:
         try:
-            piece = self._file.read(size)
-            if not piece:
-                raise Shrunk(f"it has {self._size - self._left} bytes, and had {self._size} at first")
+            return self._content.read(size)
         except OSError as error:
             self.fault = f"the kept file {self._name} cannot be read any more: {error.strerror or error}"
             raise
-        return piece
 
     def __iter__(self) -> Iterator[bytes]:
         while piece := self.read():
@@ -89,4 +70,28 @@ class Form:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._content.close()
+
+
+class Form(Body):
+    """The body of one upload as a form: the fields, then the file in the field `name`. Opening raises as `Body` does."""
+
+    def __init__(self, fields: Mapping[str, str], name: str, path: Path, chance: Random) -> None:
+        boundary = f"hubstate-{chance.getrandbits(160):040x}"
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{text}\r\n'
+            for field, text in fields.items()
+        ]
+        parts.append(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        )
+        super().__init__(path, head="".join(parts).encode(), tail=f"\r\n--{boundary}--\r\n".encode())
+
+
+class Rest(Body):
+    """What is left of a file from `offset` on."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        super().__init__(path, offset=offset)

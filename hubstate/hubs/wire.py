@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,11 +31,11 @@ from requests.auth import AuthBase
 
 from hubstate.errors import UsageError
 from hubstate.hubs.base import Delayed
-from hubstate.hubs.deadlines import Overdue, Stalled, Watch, WatchedAdapter
-from hubstate.hubs.multipart import Form
+from hubstate.hubs.deadlines import PIECE, Overdue, Stalled, Watch, WatchedAdapter
+from hubstate.hubs.multipart import Body
 from hubstate.hubs.verdict import Answer
 
-__all__ = ["LARGEST_ANSWER", "Wire", "user_agent"]
+__all__ = ["LARGEST_ANSWER", "Sink", "Wire", "user_agent"]
 
 #: What is longer is no answer (bytes).
 LARGEST_ANSWER = 4_000_000
@@ -79,6 +79,18 @@ class _Session(requests.Session):
         return None
 
 
+class Sink(Protocol):
+    """Where a file goes that comes in. An `OSError` that it raises ends the request."""
+
+    def begin(self, status: int) -> None:
+        """Bytes will follow: of the whole file (200), or of the part that was asked for (206)."""
+        ...
+
+    def take(self, piece: bytes) -> None:
+        """The next bytes, at most 64 KiB."""
+        ...
+
+
 class Wire:
     """The connections to one hub. `address`: scheme, host, port and path, without credentials."""
 
@@ -114,7 +126,7 @@ class Wire:
     def send(
         self,
         path: str,
-        body: bytes | Form = b"",
+        body: bytes | Body = b"",
         headers: Mapping[str, str] | None = None,
         *,
         method: str = "POST",
@@ -126,6 +138,14 @@ class Wire:
         `most`: what is longer is no answer (bytes); it is held in memory.
         """
         return self._lines[files].send(method, path, body, headers or {}, most)
+
+    def fetch(self, path: str, sink: Sink, headers: Mapping[str, str] | None = None) -> Answer | Delayed:
+        """Asks for a file, once, on the line for files: what comes with 200 or 206 goes to `sink`, piece by piece.
+
+        An answer of another status is returned as by `send`. `Delayed` tells that the connection was cut, by whatever
+        end; what came until then was handed on.
+        """
+        return self._lines[True].fetch(path, sink, headers or {})
 
     def clean(self, text: str) -> str:
         """`text` without the key, should a hub have repeated it."""
@@ -160,10 +180,10 @@ class _Line:
         self._direct = urlsplit(wire.address).hostname if wire.loopback else None
 
     def send(
-        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str], most: int
+        self, method: str, path: str, body: bytes | Body, headers: Mapping[str, str], most: int
     ) -> Answer | Delayed:
         with self._lock:
-            self.watch.begin(upload=isinstance(body, Form))
+            self.watch.begin(upload=isinstance(body, Body))
             try:
                 answer = self._exchange(method, path, body, headers, most)
             except _FAILURES as error:
@@ -175,10 +195,43 @@ class _Line:
             self.watch.moved += 1
             return answer
 
+    def fetch(self, path: str, sink: Sink, headers: Mapping[str, str]) -> Answer | Delayed:
+        with self._lock:
+            self.watch.begin(upload=False)
+            try:
+                return self._take(path, sink, headers)
+            except _FAILURES as error:
+                self._session.close()
+                return Delayed("offline", self._explain(error))
+
+    def _take(self, path: str, sink: Sink, headers: Mapping[str, str]) -> Answer | Delayed:
+        response = self._begin("GET", path, b"", headers)
+        try:
+            if response.status_code not in (200, 206):
+                return self._whole(response, LARGEST_ANSWER)
+            sink.begin(response.status_code)
+            self.watch.awaiting()
+            while piece := response.raw.read(PIECE, decode_content=False):
+                sink.take(piece)
+                self.watch.moved += len(piece)
+                self.watch.awaiting()
+        finally:
+            response.close()
+        return Answer(response.status_code, response.headers, None)
+
     def _exchange(
-        self, method: str, path: str, body: bytes | Form, headers: Mapping[str, str], most: int
+        self, method: str, path: str, body: bytes | Body, headers: Mapping[str, str], most: int
     ) -> Answer | Delayed:
-        response = self._session.request(
+        response = self._begin(method, path, body, headers)
+        try:
+            return self._whole(response, most)
+        finally:
+            response.close()
+
+    def _begin(
+        self, method: str, path: str, body: bytes | Body, headers: Mapping[str, str]
+    ) -> requests.Response:
+        return self._session.request(
             method,
             f"{self._address}{path}",
             data=body,
@@ -188,10 +241,9 @@ class _Line:
             stream=True,
             proxies=None if self._direct is None else {"no_proxy": self._direct},
         )
-        try:
-            text = response.raw.read(most + 1, decode_content=False)
-        finally:
-            response.close()
+
+    def _whole(self, response: requests.Response, most: int) -> Answer | Delayed:
+        text = response.raw.read(most + 1, decode_content=False)
         if len(text) > most:
             reason = f"the answer of {self._host} is longer than {most / 1e6:g} MB"
             return Delayed("hub_failing", reason, response.status_code)

@@ -3,7 +3,8 @@
 Reading proves that the lines are those that were written: each carries a check of itself and of the line before it.
 But whoever edits a journal can compute the checks anew, so nothing here rests on them. The journal is replayed: each
 step is decided again by `controller.decide`, with the memory that the lines before it left, and has to come out as it
-was recorded; the head of each segment has to hold the memory that was replayed; times do not go back within a segment,
+was recorded; the head of each segment has to hold the memory that was replayed (the first one nothing but a name, or,
+of a session that another machine began, what a hub can tell); times do not go back within a segment,
 which one process wrote; a receipt has to be one for a delivery that was asked for before, with one digest for one
 file, the file's own where that is still here; and the properties of `proof.properties` are watched on the way.
 
@@ -26,6 +27,7 @@ import msgspec
 
 from hubstate.actions import Action, AnyAction, Decision, Memory, Refusal, SendCheckpoint, SendRows
 from hubstate.controller import decide
+from hubstate.elsewhere import could_be_told
 from hubstate.errors import StorageError
 from hubstate.events import Delivered, HeldUp, Refused, name_of
 from hubstate.journal import (
@@ -270,12 +272,37 @@ class _Replay:
         self._told = self._memory = head.memory
 
     def _first_head(self, head: Head) -> None:
-        if head.memory != Memory(session=head.session):
+        if head.origin:
+            self._brought(head)
+        elif head.memory != Memory(session=head.session):
             raise _Impossible(
                 f"a session begins with nothing but its id: {_differences(head.memory, Memory(session=head.session))}"
             )
         if is_id(self._folder.name) and head.session and head.session != self._folder.name:
             raise _Impossible(f"it is the journal of session {head.session}, in the folder of another")
+
+    def _brought(self, head: Head) -> None:
+        """A session that another machine began continues here with what its hub told, and nothing else."""
+        memory = head.memory
+        if memory.hub != head.origin or not could_be_told(memory):
+            raise _Impossible(f"it says that {head.origin} told its memory, and no hub tells such a one")
+        kept = [copy for copy in (memory.kept_last, memory.kept_best) if copy is not None]
+        self._monitor = self._before_attempt = Monitor(
+            sees_hub=False,
+            state=memory.state,
+            written=memory.state,
+            attempt=memory.attempt,
+            starts=(0,) * memory.attempt,
+            rows=memory.rows,
+            asked=memory.rows,
+            rows_delivered=memory.rows,
+            files_delivered=memory.files_delivered,
+            closed=memory.state is State.DONE,
+            opened=tuple(range(1, memory.attempt + 1)),
+            best=memory.best_fitness,
+            kept=bool(kept),
+            saved_epoch=max((copy.epoch for copy in kept), default=-1),
+        )
 
     # -- steps -------------------------------------------------------------------------------------------
 

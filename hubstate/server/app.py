@@ -19,17 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hubstate.log import log
-from hubstate.server import calls, models, signing
+from hubstate.server import calls, models, signing, tus
 from hubstate.server.answers import Answer, Caller, Problem
+from hubstate.server.checkpoints import ending_of
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
-from hubstate.server.shells import Wiring, as_json, caller_of, drain, read_body, respond
+from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, read_body, respond
 from hubstate.server.store import Store
 from hubstate.server.uploads import Received, Receiver
 
 __all__ = ["build"]
-
-#: An upload is written in pieces of about this many bytes.
-_PIECE = 1024 * 1024
 
 
 def build(wiring: Wiring) -> FastAPI:
@@ -42,6 +40,7 @@ def build(wiring: Wiring) -> FastAPI:
         redirect_slashes=False,
     )
     _add_calls(app, wiring)
+    tus.add_uploads(app, wiring)
     _add_files(app, wiring)
     add_pages(app, wiring)
     _add_refusals(app, wiring)
@@ -67,7 +66,8 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
     @app.post("/v1/auth", summary="Is this key good?")
     async def auth(request: Request) -> Response:
         await caller_of(request, wiring)
-        return as_json({"success": True, "message": "ok", "data": {}, "hubstate": 1}, 200)
+        data = {"tus": tus.VERSION, "archive": "tar"}
+        return as_json({"success": True, "message": "ok", "data": data, "hubstate": 1}, 200)
 
     @app.post("/v1/models", summary="Open a session, or its next attempt")
     async def open_model(request: Request) -> Response:
@@ -157,7 +157,7 @@ async def _receive(
     store = wiring.store
     receiver = Receiver(store.incoming, request.headers.get("content-type", ""), store.upload_limit)
     try:
-        async for piece in _pieces(stream):
+        async for piece in pieces(stream):
             await run_in_threadpool(receiver.write, piece)
         received: Received = await run_in_threadpool(receiver.finish)
         digest = request.headers.get("repr-digest", "")
@@ -168,25 +168,15 @@ async def _receive(
         await run_in_threadpool(receiver.abandon)
 
 
-async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body in pieces that are worth a thread's time."""
-    held = bytearray()
-    async for piece in stream:
-        held += piece
-        if len(held) >= _PIECE:
-            yield bytes(held)
-            held.clear()
-    yield bytes(held)
-
-
 def _add_files(app: FastAPI, wiring: Wiring) -> None:
     store = wiring.store
 
-    path_of = "/v1/files/{model}/{sha256}/{kind}.pt"
+    path_of = "/v1/files/{model}/{sha256}/{name}"
 
     @app.head(path_of, include_in_schema=False)
     @app.get(path_of, summary="A stored file")
-    async def file(model: str, sha256: str, kind: str, until: str = "", signature: str = "") -> Response:
+    async def file(model: str, sha256: str, name: str, until: str = "", signature: str = "") -> Response:
+        kind = name.partition(".")[0]
         if not signing.file_allowed(store.secret, model, kind, sha256, until, signature, wiring.wall()):
             raise Problem(403, "bad_signature", "this address is not signed by this hub, or it is too old")
         path = await run_in_threadpool(models.file_of, store, model, sha256, kind)
@@ -195,8 +185,8 @@ def _add_files(app: FastAPI, wiring: Wiring) -> None:
             "Cache-Control": "private, max-age=86400",
             "X-Content-Type-Options": "nosniff",
         }
-        name = f"{model}-{kind}.pt"
-        return FileResponse(path, headers=headers, media_type="application/octet-stream", filename=name)
+        shown = f"{model}-{kind}{ending_of(path.name)}"
+        return FileResponse(path, headers=headers, media_type="application/octet-stream", filename=shown)
 
 
 # -- refusals --------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ __all__ = [
     "post_rows",
     "post_steps",
     "post_usage",
+    "take_resumed",
     "take_upload",
     "upload_may_come",
 ]
@@ -196,6 +197,29 @@ def take_upload(
     answer = sessions.once(store, caller, now, effect)
     for file in gone:
         file.unlink(missing_ok=True)
+    return answer
+
+
+def take_resumed(store: Store, caller: Caller, model: str, upload: str, body: bytes, now: float) -> Answer:
+    """`POST /v1/models/{id}/uploads/{upload}`: an upload that came in parts. `body`: the fields of a form, as JSON.
+
+    Raises as `take_upload` does, `Problem` 404 for no such upload, and 409 for one that is not whole.
+    """
+    fields = decoded(body, dict[str, str])
+    known = upload_may_come(store, caller, model, None, now)
+    if known is not None:
+        store.resumables.forget_of(upload, caller.owner, model)
+        return known
+    whole = store.resumables.whole(upload, caller.owner, model)
+    fields = {**fields, "sha256": fields.get("sha256", "") or whole.promised}
+    received = Received(fields, fields.get("name", ""), whole.path, whole.size, whole.sha256)
+    try:
+        answer = take_upload(store, caller, model, received, "", now)
+    except Problem as problem:
+        if problem.short == "digest_mismatch":
+            store.resumables.forget(upload)  # what is wrong in it stays wrong
+        raise
+    store.resumables.forget(upload)
     return answer
 
 

@@ -2,7 +2,8 @@
 
 A file is newer by its attempt, then by its epoch. What is older than the stored one is acknowledged (its bytes
 were whole, and its sender may forget them) and not kept. A file goes to its place by a rename, under a name that
-is never written again, before the database names it; the one that it replaces is removed after that.
+is never written again, before the database names it; the one that it replaces is removed after that. A folder comes,
+and lies here, as one file: an archive, whose name ends in `.tar`.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from hubstate.server.store import Store
 from hubstate.server.uploads import Received
 from hubstate.states import CheckpointKind
 
-__all__ = ["Placing", "kinds_of", "place", "stored"]
+__all__ = ["Placing", "ending_of", "kinds_of", "place", "stored"]
 
 _KINDS = {kind.value for kind in CheckpointKind}
 
 
 @dataclass(frozen=True)
 class Placing:
-    """Where an upload belongs. `odd`: in words, what of its form could not be read."""
+    """Where an upload belongs. `folder`: it is an archive of one. `odd`: in words, what of its form could not be read."""
 
     kinds: tuple[str, ...]
     attempt: int
     epoch: int
     fitness: float | None
     odd: tuple[str, ...]
+    folder: bool = False
 
 
 def kinds_of(fields: Mapping[str, str], name: str, session: RowMapping) -> Placing:
@@ -68,7 +70,9 @@ def kinds_of(fields: Mapping[str, str], name: str, session: RowMapping) -> Placi
     if epoch is None:
         epoch = session["epoch"] or 0
         odd.append(f"a checkpoint came with the epoch {fields.get('epoch', '')[:40]!r}, which is none")
-    return Placing(kinds, attempt, epoch, _fitness(fields), tuple(odd))
+    return Placing(
+        kinds, attempt, epoch, _fitness(fields), tuple(odd), folder=fields.get("archive", "") == "tar"
+    )
 
 
 def _whole(text: str | None, least: int) -> int | None:
@@ -102,7 +106,7 @@ def place(
     ]
     news = [kind for kind in wins if kind not in before or before[kind]["sha256"] != received.sha256]
     if news:
-        name = f"{where.attempt}-{where.epoch}-{received.sha256[:16]}-{secrets.token_hex(4)}.pt"
+        name = f"{where.attempt}-{where.epoch}-{received.sha256[:16]}-{secrets.token_hex(4)}{'.tar' if where.folder else '.pt'}"
         _promote(received.part, store.file_of(session, name))
     for kind in wins:
         values = {
@@ -122,6 +126,11 @@ def place(
     named = {row["file"] for row in _rows(connection, session)}
     gone = {row["file"] for row in before.values()} - named
     return bool(wins), [store.file_of(session, file) for file in gone]
+
+
+def ending_of(file: str) -> str:
+    """How the address of a stored file ends: `.tar` for a folder, else `.pt`, as HUB v1 clients need it."""
+    return ".tar" if file.endswith(".tar") else ".pt"
 
 
 def _promote(part: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select
 
 from hubstate.server import rows as rows_room
-from hubstate.server.checkpoints import stored
+from hubstate.server.checkpoints import ending_of, stored
 from hubstate.server.schema import attempts, problems, usage
 from hubstate.server.sessions import in_contact, is_live, outcome_of
 from hubstate.server.signing import file_address
@@ -54,7 +54,10 @@ def checkpoints_of(
             "sha256": row["sha256"],
             "fitness": row["fitness"],
             "at": row["at"],
-            "url": file_address(store.secret, base, session["id"], kind, row["sha256"], now),
+            "folder": ending_of(row["file"]) == ".tar",
+            "url": file_address(
+                store.secret, base, session["id"], kind, row["sha256"], now, ending=ending_of(row["file"])
+            ),
         }
         for kind, row in stored(connection, session["id"]).items()
     ]

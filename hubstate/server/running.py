@@ -107,6 +107,7 @@ def _prepared(
         stack.callback(store.close)
         stack.enter_context(_alone(store.data_dir))
         store.sweep()
+        store.resumables.sweep(wall())
         with store.database.reading() as connection:
             _check_open_to(host, public_url, keys_made=keys.any_made(connection))
         listening = stack.enter_context(_listening(host, port))

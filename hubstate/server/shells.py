@@ -10,6 +10,7 @@ import msgspec
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from hubstate.server.admission import COOKIE, Visit, admit
 from hubstate.server.answers import Answer, Caller, Problem
@@ -22,6 +23,7 @@ __all__ = [
     "base_of",
     "caller_of",
     "drain",
+    "pieces",
     "read_body",
     "respond",
     "visit_of",
@@ -29,6 +31,8 @@ __all__ = [
 
 #: The biggest JSON body in bytes.
 JSON_LIMIT = 8 * 1024 * 1024
+#: An upload is written in pieces of about this many bytes.
+_PIECE = 1024 * 1024
 #: How much of a body that is refused is still read, so that the client can read the refusal.
 _DRAIN = 64 * 1024 * 1024
 
@@ -86,6 +90,21 @@ async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:
                 413, "too_large", f"a body may have at most {limit} bytes here: send less at a time"
             )
     return bytes(body)
+
+
+async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A body in pieces that are worth a thread's time. What came before the client went away is handed on, too."""
+    held = bytearray()
+    try:
+        async for piece in stream:
+            held += piece
+            if len(held) >= _PIECE:
+                yield bytes(held)
+                held.clear()
+    except ClientDisconnect:
+        yield bytes(held)
+        raise
+    yield bytes(held)
 
 
 async def drain(stream: AsyncIterator[bytes], limit: int = _DRAIN) -> None:

@@ -21,12 +21,14 @@ def _sign(secret: bytes, *parts: str) -> str:
     return hmac.new(secret, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def file_address(secret: bytes, base: str, model: str, kind: str, sha256: str, now: float) -> str:
-    """The self-authenticating address of one stored file. Its path ends in `.pt`, as HUB v1 clients need it."""
+def file_address(
+    secret: bytes, base: str, model: str, kind: str, sha256: str, now: float, *, ending: str = ".pt"
+) -> str:
+    """The self-authenticating address of one stored file. Its path ends in `.pt`, as HUB v1 clients need it, or `.tar`."""
     until = str(int(now) + FILE_SECONDS)
     signature = _sign(secret, "file", model, kind, sha256, until)
     query = urlencode({"until": until, "signature": signature})
-    return f"{base}/v1/files/{quote(model, safe='')}/{sha256}/{kind}.pt?{query}"
+    return f"{base}/v1/files/{quote(model, safe='')}/{sha256}/{kind}{ending}?{query}"
 
 
 def file_allowed(

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from hubstate.errors import StorageError, UsageError
+from hubstate.server.resumable import Resumables
 from hubstate.server.schema import Database, checkpoints
 
 __all__ = ["UPLOAD_LIMIT", "Store"]
@@ -50,6 +51,7 @@ class Store:
             raise  # it says already what is wrong, and it is an OSError too
         except OSError as error:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
+        self.resumables = Resumables(self.incoming)
         self.database = Database(database)
 
     def file_of(self, session: str, name: str) -> Path:
@@ -68,7 +70,7 @@ class Store:
         for folder in self.files.iterdir():
             if folder.is_symlink() or not folder.is_dir():
                 continue
-            for file in _plain_files(folder, "*.pt"):
+            for file in (*_plain_files(folder, "*.pt"), *_plain_files(folder, "*.tar")):
                 if (folder.name, file.name) not in named:
                     file.unlink()
 

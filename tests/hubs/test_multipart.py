@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubstate.hubs.multipart import STEP, Form, Shrunk
+from hubstate.archive import Shrunk
+from hubstate.hubs.multipart import STEP, Form
 
 FIELDS = {"epoch": "3", "type": "epoch"}
 
