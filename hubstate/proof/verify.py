@@ -18,7 +18,7 @@ numbers, states, rows, receipts and times are judged all the same, and the verdi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,13 +109,18 @@ class _Line(NamedTuple):
     line: Head | Step | Damage
 
 
-def verify(folder: Path) -> Verdict:
+#: After how many lines whoever watches is told.
+_TOLD_EVERY = 10_000
+
+
+def verify(folder: Path, *, watch: Callable[[int], None] = lambda _lines: None) -> Verdict:
     """Judges the journal in `folder`, and stops at the first line that cannot be. It changes nothing.
 
-    A journal that is being written is judged as far as it has come. Raises `StorageError` if it cannot be read, or is
+    A journal that is being written is judged as far as it has come. `watch` hears now and then how many lines were
+    judged. Raises `StorageError` if it cannot be read, or is
     written in a format that this hubstate does not know.
     """
-    return _Replay(folder).run()
+    return _Replay(folder).run(watch)
 
 
 # -- lines -----------------------------------------------------------------------------------------------
@@ -209,12 +214,14 @@ class _Replay:
         self._asked: dict[str, AnyAction] = {}
         self._digests: dict[str, str] = {}
 
-    def run(self) -> Verdict:
+    def run(self, watch: Callable[[int], None]) -> Verdict:
         numbers = segments(self._folder)
         if not numbers:
             raise StorageError(f"there is no journal in {self._folder}")
         end = Place(f"journal-{numbers[0]:06d}.jsonl", 0)
-        for place, segment, line in self._lines:
+        for count, (place, segment, line) in enumerate(self._lines, 1):
+            if count % _TOLD_EVERY == 0:
+                watch(count)
             try:
                 self._judge(line, segment)
             except _Impossible as wrong:

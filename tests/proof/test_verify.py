@@ -90,6 +90,14 @@ def test_a_session_that_a_process_owns_is_judged_as_far_as_it_has_come(tmp_path)
     assert steps == [1, 2]
 
 
+def test_whoever_watches_hears_how_far_it_is(folder, monkeypatch):
+    """A long journal takes a while, so the count of lines is told now and then."""
+    monkeypatch.setattr("hubstate.proof.verify._TOLD_EVERY", 20)
+    heard: list[int] = []
+    verify(folder, watch=heard.append)
+    assert heard == [20, 40]
+
+
 def test_a_lost_tail_is_an_end(forgery):
     """Nobody can know of lines behind the last one: the verdict says where it ends."""
     del forgery.raw[2][-2:]
