@@ -64,10 +64,10 @@ def _compared(folder: Path, found: Settings) -> tuple[str, Comparison]:
     Raises `UsageError` if no hub has acknowledged the session, and what `held` raises.
     """
     from hubstate import journal, settings
-    from hubstate.errors import HubError, UsageError
+    from hubstate.errors import UsageError
     from hubstate.hubs.held import held
     from hubstate.proof.holdings import compare
-    from hubstate.sync import hub_for, with_why
+    from hubstate.sync import hub_for
 
     memory = journal.recover(folder).memory
     if memory.hub is None or memory.model is None:
@@ -77,11 +77,7 @@ def _compared(folder: Path, found: Settings) -> tuple[str, Comparison]:
         )
     address = hub_for(memory.hub, None, found.hub)
     known = settings.for_hub(address, found)
-    try:
-        holds = held(address, known.api_key, memory.model)
-    except HubError as failure:
-        raise with_why(failure, known) from failure
-    return address, compare(folder, holds)
+    return address, compare(folder, held(address, known.api_key, memory.model))
 
 
 def _as_json(verdict: Verdict, compared: tuple[str, Comparison] | None) -> dict[str, Any]:
