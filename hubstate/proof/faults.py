@@ -17,6 +17,7 @@ __all__ = [
     "LOST",
     "OFFLINE",
     "REFUSED",
+    "SLOW_ANSWER",
     "TOO_LATE",
     "TORN",
     "UNAUTHORIZED",
@@ -54,6 +55,10 @@ FAILING = Fault("500", Delayed("hub_failing", "the hub failed", 500))
 REFUSED = Fault("413", Declined("too large", 413))
 
 
+#: The hub takes it, and takes its time.
+SLOW_ANSWER = Fault("slow", arrives=True, seconds=10.0)
+
+
 def rate_limited(seconds: float) -> Fault:
     """429 with `Retry-After`: the hub wants no request for so many seconds."""
     return Fault("429", Delayed("rate_limited", f"429 for {seconds:g} s", 429, seconds))
@@ -74,5 +79,5 @@ FAULTS: tuple[Fault, ...] = (
     FAILING,
     REFUSED,
     rate_limited(30.0),
-    slow(10.0),
+    SLOW_ANSWER,
 )

@@ -1,4 +1,4 @@
-"""Wrong tables: `mutants(table)` changes one thing in one pair of a table, in every way there is.
+"""Wrong tables: `table_mutants(table)` changes one thing in one pair of a table, in every way there is.
 
 Tools that mutate code change the bodies of functions, and a table is module data: they leave it alone, and a test
 of the table that tests nothing goes unnoticed. So a table has a mutator of its own. It works pair by pair (a state
@@ -12,7 +12,7 @@ them says nothing of the others. In each pair
 
 `Mutant.decide` decides by the wrong table, in this process, and nothing global is touched:
 
-    survived = [mutant.name for mutant in mutants() if not my_test_fails(mutant.decide)]
+    survived = [mutant.name for mutant in table_mutants() if not my_test_fails(mutant.decide)]
 
 A mutant that no test can tell from the table is *equivalent*. `facts_of` finds them: it compares the two decision
 tables over all values that the guards can have together, and tells which `FACTS` about guards and actions it needed
@@ -32,7 +32,7 @@ from hubstate.limits import Guard
 from hubstate.machine import CELLS, ROWS, TABLE, Cells, Rule, compiled
 from hubstate.states import State
 
-__all__ = ["FACTS", "Fact", "Mutant", "facts_of", "mutants"]
+__all__ = ["FACTS", "Fact", "Mutant", "facts_of", "table_mutants"]
 
 Rules = tuple[Rule, ...]
 #: How the name of a negated guard begins.
@@ -58,7 +58,7 @@ class Mutant:
         return decide(memory, event, self.cells)
 
 
-def mutants(table: Iterable[Rule] = TABLE) -> Iterator[Mutant]:
+def table_mutants(table: Iterable[Rule] = TABLE) -> Iterator[Mutant]:
     """Every mutant of a table, pair by pair. None of them is the table itself, and none comes twice."""
     table = tuple(table)
     cells = CELLS if table is TABLE else compiled(table)

@@ -97,6 +97,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.attempt = 0
         self.epoch = 0
         self.saved_epoch = -1
+        self.best = 1.0
         self.torn = False
         self.given_up = False
         self.crashes = 0
@@ -151,6 +152,29 @@ class SessionMachine(RuleBasedStateMachine):
             self._log(values, step)
 
     @precondition(lambda self: self._state() is State.TRAINING)
+    @rule(then=st.sampled_from(("row", "save", "both", "file")))
+    def quiet(self, then: str) -> None:
+        """The hub gets everything, and then for a long time nothing happens: what comes next finds itself due."""
+        assert self.live is not None
+        self.hub.recover()
+        self.live.flush(20.0)
+        self.best += 2.0
+        if then in ("both", "file"):
+            # The first one leaves; the second is better, and has to wait for the limit.
+            self.save(fitness=self.best - 1.0, kind="last")
+            self.live.flush(20.0)
+            self.save(fitness=self.best, kind="last")
+        if then == "both":
+            self.row(values={"loss": 0.5}, jump=1)
+        self.clock.advance(900.0)
+        if then == "row":
+            self.row(values={"loss": 0.5}, jump=1)
+        elif then == "save":
+            self.save(fitness=self.best, kind="last")
+            self.save(fitness=0.0, kind="last")
+        self._tell(ev.Tick)
+
+    @precondition(lambda self: self._state() is State.TRAINING)
     @rule(
         seconds=st.sampled_from((0.5, 3.0, 450.0, 900.0)),
         fitness=st.none() | st.sampled_from((0.1, 0.5, 0.9)),
@@ -193,11 +217,13 @@ class SessionMachine(RuleBasedStateMachine):
         self.torn = True
 
     @precondition(lambda self: self._state() is State.TRAINING)
-    @rule(outcome=st.sampled_from((Outcome.FINISHED, Outcome.STOPPED)))
-    def end(self, outcome: Outcome) -> None:
-        """The training is over."""
+    @rule(outcome=st.sampled_from((Outcome.FINISHED, Outcome.STOPPED)), giving_up=st.booleans())
+    def end(self, outcome: Outcome, giving_up: bool) -> None:
+        """The training is over; and perhaps nobody wants to wait for what is left."""
         self._tell(ev.TrainEnd, outcome=outcome)
         assert self._state() is State.FINALIZING
+        if giving_up:
+            self.give_up()
 
     @precondition(lambda self: self._state() in _OPEN_ENDED)
     @rule(outcome=st.sampled_from((Outcome.FAILED, Outcome.INTERRUPTED)))
@@ -375,8 +401,11 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_hub_holds_what_was_logged(self) -> None:
-        """Every row at the hub is one that was logged, with its numbers; a repeat never brought anything else."""
+        """Every row at the hub is one that was logged, as it was, and is there once, however often it was sent."""
         assert self.hub.contradictions == []
+        held = [parcel.action.key for parcel in self.hub.holds.values() if not parcel.rows]
+        held += [str(row.number) for parcel in self.hub.holds.values() for row in parcel.rows]
+        assert len(set(held)) == len(held), "the hub holds a repeat as something new"
         for parcel in self.hub.holds.values():
             for row in parcel.rows:
                 logged = self.rows[row.number - 1]
@@ -440,6 +469,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.live = self.subject.begin(
             self.directory, self.clock, self.hub, resume=resume, mode="on", usage=usage
         )
+        assert not known or self.live.id == self.session, "another session was opened than the one asked for"
         if not known:
             self.session = self.live.id
             before = Memory(session=self.session)

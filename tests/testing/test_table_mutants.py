@@ -15,14 +15,14 @@ from hubstate.events import TrainStart, name_of
 from hubstate.machine import CELLS as PAIRS
 from hubstate.machine import ROWS, TABLE, Rule, compiled
 from hubstate.states import State
-from hubstate.testing.mutants import FACTS, Mutant, facts_of, mutants
+from hubstate.testing.mutants import FACTS, Mutant, facts_of, table_mutants
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "grid"))
 
 from judge import CELLS, Cell, violations
 from situations import situation
 
-MUTANTS = list(mutants())
+MUTANTS = list(table_mutants())
 GRID: dict[tuple[State, str], list[Cell]] = defaultdict(list)
 for _cell in CELLS:
     GRID[_cell.state, _cell.event].append(_cell)
@@ -120,9 +120,9 @@ def test_a_mutant_changes_nothing_for_others():
 def test_another_table_is_mutated_as_well():
     """Any table can be handed in; its own pairs are changed, and decided by."""
     table = tuple(dataclasses.replace(rule, note="") for rule in TABLE)
-    assert {m.name for m in mutants(table)} == {m.name for m in MUTANTS}
+    assert {m.name for m in table_mutants(table)} == {m.name for m in MUTANTS}
     assert all(
-        m.cells[State.TIMING, TrainStart] for m in mutants(table) if m.event not in (TrainStart, *ROWS)
+        m.cells[State.TIMING, TrainStart] for m in table_mutants(table) if m.event not in (TrainStart, *ROWS)
     )
 
 
