@@ -1,0 +1,253 @@
+"""The last judgement over a simulated world: what the hub holds, against what the trainers recorded.
+
+The trainer's ledger knows nothing of journals, outboxes and answers, and the hub is read from its tables and files
+alone; so what is equal at both ends was carried whole by everything in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import select
+
+from hubstate.actions import AnyAction, Memory, OpenSession, SendCheckpoint
+from hubstate.errors import StorageError
+from hubstate.events import Delivered, ModelSave, TrainEnd
+from hubstate.journal import Step, read, recover
+from hubstate.outbox import Outbox
+from hubstate.proof.network import ADDRESS, House
+from hubstate.proof.trainer import Ledger, Row
+from hubstate.proof.verify import verify
+from hubstate.proof.witness import Broken
+from hubstate.server import models, schema
+from hubstate.server.answers import Answer, Caller, Problem
+from hubstate.server.keys import DEFAULT_OWNER
+from hubstate.states import TERMINAL_STATES, CheckpointKind, State
+
+__all__ = ["digest_of", "judge"]
+
+_Place = tuple[int, int | None, bool]
+
+
+class _AtHub(NamedTuple):
+    """What the hub tells of one session: rows in force by place, the attempts that it knows, and its files."""
+
+    model: Mapping[str, Any]
+    rows: dict[_Place, dict[str, Any]]
+    attempts: dict[int, int]
+    files: dict[str, Mapping[str, Any]]
+
+
+def judge(folder: Path, ledger: Ledger, house: House) -> None:
+    """Judges one session at the end of its world. Raises `Broken` with what does not hold."""
+    memory = recover(folder).memory
+    try:
+        _ended(folder, memory)
+        verdict = verify(folder)
+    except StorageError as failure:
+        raise Broken(f"the journal of {folder.name} cannot be read: {failure}") from failure
+    if not verdict.accepted:
+        raise Broken(f"verify: {folder.name}: {verdict}")
+    there = _at_hub(house, folder.name)
+    if there is None:
+        kept = [uid for uid in ledger.rows if uid not in ledger.lost | ledger.given_up]
+        if kept or not ledger.forgave and memory.attempt:
+            raise Broken(f"S1: the hub does not know {folder.name}, of which {len(kept)} rows were recorded")
+        return
+    _same_attempts(folder, ledger, there)
+    _same_rows(folder, ledger, there)
+    _same_files(folder, ledger, there, house)
+    if not ledger.forgave and there.model["state"] != memory.state.value:
+        raise Broken(f"{folder.name} is {memory.state.value}, and the hub calls it {there.model['state']}")
+    if not ledger.forgave and there.model["outcome"] != memory.outcome.value:
+        raise Broken(
+            f"{folder.name} ended {memory.outcome.value}, and the hub says {there.model['outcome']}"
+        )
+
+
+def _ended(folder: Path, memory: Memory) -> None:
+    """Once faults end, every session comes to a drained end, with nothing left behind here."""
+    if memory.attempt == 0:
+        return
+    if memory.state not in TERMINAL_STATES or memory.outstanding:
+        rest = ", ".join(action.key for action in memory.outstanding[:5]) or "nothing"
+        raise Broken(f"L2: {folder.name} stays {memory.state.value}, and {rest} waits")
+    outbox = Outbox(folder / "outbox.sqlite", folder)
+    try:
+        while outbox.ingest():
+            pass
+        waiting, refused = outbox.count()
+    finally:
+        outbox.close()
+    if waiting or refused:
+        raise Broken(f"S6: {folder.name} is drained, and its outbox holds {waiting} and {refused} refused")
+    left = sorted(file.name for file in (folder / "snapshots").glob("*"))
+    if left and memory.state is State.DONE:
+        raise Broken(f"{folder.name} is done, and its snapshots {', '.join(left)} lie here for ever")
+
+
+# -- the hub ---------------------------------------------------------------------------------------------
+
+
+def _at_hub(house: House, session: str) -> _AtHub | None:
+    caller = Caller(DEFAULT_OWNER, ADDRESS)
+    try:
+        model = _data(models.get_model(house.store, caller, session, house.wall()))
+        rows = _data(models.get_metrics(house.store, caller, session, "", house.wall()))
+    except Problem:
+        return None
+    with house.store.database.reading() as connection:
+        attempts = schema.attempts
+        query = select(attempts.c.attempt, attempts.c.first_epoch).where(attempts.c.session == session)
+        known = {attempt: first for attempt, first in connection.execute(query)}
+        query = select(schema.checkpoints).where(schema.checkpoints.c.session == session)
+        files = {row["kind"]: dict(row) for row in connection.execute(query).mappings()}
+    places = {(row["epoch"], row["step"], row["final"]): row for row in rows}
+    return _AtHub(model, places, known, files)
+
+
+def _data(answer: Answer) -> Any:
+    """The data of an answer, as whoever asked would read it."""
+    return msgspec.json.decode(msgspec.json.encode(answer.body))["data"]
+
+
+def _same_attempts(folder: Path, ledger: Ledger, there: _AtHub) -> None:
+    here = {a.attempt: a.first_epoch for a in _actions(folder) if isinstance(a, OpenSession)}
+    strange = {a: first for a, first in there.attempts.items() if here.get(a) != first}
+    if strange:
+        raise Broken(f"S7: the hub knows attempts {strange} of {folder.name}, and the journal tells {here}")
+    if not ledger.forgave and here != there.attempts:
+        raise Broken(f"S1: of {folder.name} the hub knows attempts {there.attempts}, of {here}")
+
+
+def _same_rows(folder: Path, ledger: Ledger, there: _AtHub) -> None:
+    wanted: dict[_Place, list[tuple[int, Row]]] = {}
+    unsure: set[_Place] = set()
+    attempts = _attempts_of_rows(folder)
+    for row in ledger.rows.values():
+        place = (row.epoch, row.step, row.final)
+        attempt = attempts.get(row.uid)
+        if attempt is None or row.uid in ledger.given_up:
+            unsure.add(place)  # it may have reached the hub before it was lost or given up
+            continue
+        later = [first for number, first in there.attempts.items() if number > attempt]
+        if row.epoch < min(later, default=2**53):
+            wanted.setdefault(place, []).append((attempt, row))
+    known = {row.uid: row for row in ledger.rows.values()}
+    for place, found in there.rows.items():
+        uid = found["metrics"].get("uid")
+        row = known.get(uid)
+        if row is None or (row.epoch, row.step, row.final) != place:
+            raise Broken(f"S1: the hub shows a row at {place} of {folder.name} that nobody recorded: {found}")
+        if place not in wanted and place not in unsure:
+            raise Broken(f"S7: the hub shows row {uid} at {place} of {folder.name}, which is not in force")
+    for place, rows in wanted.items():
+        if place in unsure:
+            continue
+        newest = max(attempt for attempt, _ in rows)
+        metrics: dict[str, Any] = {}
+        nonfinite: dict[str, str] = {}
+        for _, row in sorted((pair for pair in rows if pair[0] == newest), key=lambda pair: pair[1].uid):
+            metrics |= row.metrics
+            nonfinite = {n: w for n, w in nonfinite.items() if n not in row.metrics} | row.nonfinite
+        at_hub = there.rows.get(place)
+        if at_hub is None:
+            raise Broken(f"S1: the row at {place} of {folder.name} is not at the hub: {metrics}")
+        told = (at_hub["attempt"], at_hub["metrics"], at_hub.get("nonfinite", {}))
+        if told != (newest, metrics, nonfinite):
+            raise Broken(f"the row at {place} of {folder.name} is {metrics} here and {at_hub} at the hub")
+
+
+def _attempts_of_rows(folder: Path) -> dict[int, int]:
+    """The attempt of each row that is in the journal, by the trainer's own number of it."""
+    return {
+        int(getattr(step.event, "metrics", {})["uid"]): step.attempt for step in _steps(folder) if step.row
+    }
+
+
+def _same_files(folder: Path, ledger: Ledger, there: _AtHub, house: House) -> None:
+    saved = _saved(folder, ledger)
+    asked: dict[str, SendCheckpoint] = {}
+    settled: dict[CheckpointKind, SendCheckpoint] = {}
+    for step in _steps(folder):
+        if isinstance(step.event, Delivered) and step.event.key in asked and not step.event.not_taken:
+            action = asked[step.event.key]
+            before = settled.get(action.kind)
+            if before is None or (before.attempt, before.epoch) <= (action.attempt, action.epoch):
+                settled[action.kind] = action
+        for action in step.actions:
+            if isinstance(action, SendCheckpoint):
+                asked.setdefault(action.key, action)
+    known = {sha256 for sha256 in ledger.files.values()}
+    for kind, file in there.files.items():
+        bytes_there = hashlib.sha256(
+            models.file_of(house.store, folder.name, file["sha256"], kind).read_bytes()
+        ).hexdigest()
+        if bytes_there != file["sha256"] or bytes_there not in known:
+            raise Broken(f"the {kind} file of {folder.name} at the hub is none that a trainer saved")
+    for kind, action in settled.items():
+        at_hub = there.files.get(kind.value)
+        if at_hub is None:
+            raise Broken(f"S2: {action.key} was acknowledged, and the hub has no {kind.value} file")
+        newer = (at_hub["attempt"], at_hub["epoch"]) > (action.attempt, action.epoch)
+        if at_hub["sha256"] != saved.get(action.snapshot) and not (newer and ledger.forgave):
+            raise Broken(
+                f"the {kind.value} file of {folder.name} at the hub is of epoch {at_hub['epoch']}, attempt "
+                f"{at_hub['attempt']}, and not {action.key} of epoch {action.epoch}, attempt {action.attempt}"
+            )
+
+
+def _saved(folder: Path, ledger: Ledger) -> dict[str, str]:
+    """The SHA-256 (hex) of what the trainer saved, by the name of the copy that was kept of it."""
+    found: dict[str, str] = {}
+    for step in _steps(folder):
+        match step.event:
+            case ModelSave() as event if event.snapshot:
+                found[event.snapshot] = ledger.files.get(event.mtime_ns, "nothing that a trainer saved whole")
+            case TrainEnd(final=final) if final is not None and final.snapshot:
+                found[final.snapshot] = ledger.files.get(final.mtime_ns, "nothing that a trainer saved whole")
+            case _:
+                pass
+    return found
+
+
+def _steps(folder: Path) -> Iterator[Step]:
+    for entry in read(folder):
+        if isinstance(entry.line, Step) and not entry.line.illegal:
+            yield entry.line
+
+
+def _actions(folder: Path) -> Iterator[AnyAction]:
+    for step in _steps(folder):
+        yield from step.actions
+
+
+# -- the same again --------------------------------------------------------------------------------------
+
+
+def digest_of(folders: list[Path], house: House, story: list[str]) -> str:
+    """The SHA-256 (hex) of a whole world: journals byte for byte, what the hub holds, and the story.
+
+    Left out is what the hub draws at random for its own use: the names of files on its disk, and its keys.
+    """
+    sha256 = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.glob("journal-*")):
+            sha256.update(file.name.encode() + b"\0" + file.read_bytes())
+    tables = (schema.sessions, schema.attempts, schema.rows, schema.answers, schema.usage, schema.problems)
+    with house.store.database.reading() as connection:
+        for table in tables:
+            rows = [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
+            sha256.update(msgspec.json.encode(rows))
+        files = schema.checkpoints
+        columns = [column for column in files.c if column.name != "file"]
+        rows = [tuple(r) for r in connection.execute(select(*columns).order_by(*files.primary_key))]
+        sha256.update(msgspec.json.encode(rows))
+    sha256.update("\n".join(story).encode())
+    return sha256.hexdigest()
+
+
