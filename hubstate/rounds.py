@@ -19,7 +19,7 @@ from hubstate.errors import HubError, HubRefused, HubstateError
 from hubstate.hubs.base import Hub
 from hubstate.overview import Overview, Unreadable
 from hubstate.settings import Settings
-from hubstate.sync import Remainder, asked, deliver, give_up, has_undelivered, hub_for
+from hubstate.sync import Remainder, asked, deliver, give_up, has_undelivered, hub_for, with_why
 
 __all__ = ["Round", "Watch"]
 
@@ -143,7 +143,7 @@ class Round:
             try:
                 asked(hub)
             except HubError as failure:
-                self._hubs[address] = _with_why(failure, found)
+                self._hubs[address] = with_why(failure, found)
                 hub.close()
             else:
                 self._hubs[address] = hub
@@ -152,10 +152,3 @@ class Round:
             self.credentials_refused |= isinstance(known, HubRefused)
             raise known
         return known
-
-
-def _with_why(failure: HubError, found: Settings) -> HubError:
-    """A refusal for want of a key, with the reason why the key that is set was not shown."""
-    if found.key_withheld and isinstance(failure, HubRefused) and failure.credentials:
-        return HubRefused(f"{failure}; {found.key_withheld}", credentials=True)
-    return failure

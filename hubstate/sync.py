@@ -14,13 +14,14 @@ from pathlib import Path
 
 from hubstate.actions import Decision, Memory
 from hubstate.clock import Clock
-from hubstate.errors import HubRefused, HubUnreachable, UsageError
+from hubstate.errors import HubError, HubRefused, HubUnreachable, UsageError
 from hubstate.events import Abort, GiveUp, RetryRefused
 from hubstate.hubs.base import Delayed, Hub
 from hubstate.opening import Opened, discard_needless, reopen
 from hubstate.outbox import FILES, WORDS
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.sender import Sender
+from hubstate.settings import Settings
 from hubstate.states import Outcome, State
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "give_up",
     "has_undelivered",
     "hub_for",
+    "with_why",
 ]
 
 #: How long `deliver` waits while nothing moves (seconds). Longer than the metrics interval, so that rows which no
@@ -196,3 +198,10 @@ def asked(hub: Hub) -> None:
         )
     if isinstance(reply, Delayed) and reply.condition != "rate_limited":
         raise HubUnreachable(f"{hub.address} cannot be had: {reply.reason}")
+
+
+def with_why(failure: HubError, found: Settings) -> HubError:
+    """A refusal for want of a key, with the reason why the key that is set was not shown."""
+    if found.key_withheld and isinstance(failure, HubRefused) and failure.credentials:
+        return HubRefused(f"{failure}; {found.key_withheld}", credentials=True)
+    return failure

@@ -64,10 +64,10 @@ def _compared(folder: Path, found: Settings) -> tuple[str, Comparison]:
     Raises `UsageError` if no hub has acknowledged the session, and what `held` raises.
     """
     from hubstate import journal, settings
-    from hubstate.errors import UsageError
+    from hubstate.errors import HubError, UsageError
     from hubstate.hubs.held import held
     from hubstate.proof.holdings import compare
-    from hubstate.sync import hub_for
+    from hubstate.sync import hub_for, with_why
 
     memory = journal.recover(folder).memory
     if memory.hub is None or memory.model is None:
@@ -77,7 +77,11 @@ def _compared(folder: Path, found: Settings) -> tuple[str, Comparison]:
         )
     address = hub_for(memory.hub, None, found.hub)
     known = settings.for_hub(address, found)
-    return address, compare(folder, held(address, known.api_key, memory.model))
+    try:
+        holds = held(address, known.api_key, memory.model)
+    except HubError as failure:
+        raise with_why(failure, known) from failure.__cause__
+    return address, compare(folder, holds)
 
 
 def _as_json(verdict: Verdict, compared: tuple[str, Comparison] | None) -> dict[str, Any]:

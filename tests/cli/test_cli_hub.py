@@ -129,6 +129,19 @@ def test_a_login_needs_an_address_and_a_key(address, key):
     run("login", address, stdin=key, code=2)
 
 
+def test_a_key_that_is_not_shown_is_told(hub, monkeypatch):
+    """Where only the session names the hub, the key in the environment stays here, and each command says why."""
+    monkeypatch.setenv("HUBSTATE_API_KEY", keys.create(hub.data_dir, "laptop"))
+    monkeypatch.setenv("HUBSTATE_HUB", hub.url)
+    trained()
+    run("sync")
+    run("verify", "digits", "--hub")
+    monkeypatch.delenv("HUBSTATE_HUB")
+    ended = run("verify", "digits", "--hub", code=3)
+    assert f"is not shown to {hub.url}" in ended.stderr
+    assert f"hubstate login {hub.url}" in ended.stderr
+
+
 def test_a_key_is_asked_for_without_an_echo(hub):
     """At a terminal the key is asked for, and what is typed is not shown."""
     key = keys.create(hub.data_dir, "laptop")
