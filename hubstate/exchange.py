@@ -295,13 +295,19 @@ def write_archive(folder: Path, rows: Rows, out: BinaryIO, now: float) -> None:
             if not members.add_file(f"journal/{file.name}", file):
                 packed = file.with_name(f"{file.name}.gz")  # it was compressed just now
                 members.add_file(f"journal/{packed.name}", packed)
-        for file in _files(folder / "snapshots", "*"):
-            members.add_file(f"checkpoints/{file.name}", file, packed=False)
+        snapshots = folder / "snapshots"
+        for file in _files(snapshots, "**/*"):  # a kept folder with all that is in it
+            members.add_file(f"checkpoints/{file.relative_to(snapshots)}", file, packed=False)
         members.add_sums()
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith("."))
+    """The files that fit; what is hidden at the top is only being made, or on its way out."""
+    return sorted(
+        file
+        for file in folder.glob(pattern)
+        if file.is_file() and not file.relative_to(folder).parts[0].startswith(".")
+    )
 
 
 def _readme(seen: Overview, rows: Rows, now: float) -> str:

@@ -267,6 +267,23 @@ def test_an_archive_is_whole_and_proves_itself():
     assert f"digits ({session.id})" in held["README.txt"].decode()
 
 
+def test_a_kept_folder_is_in_the_archive_with_all_its_files():
+    """A checkpoint that is a folder is taken out as the folder it is, hidden files in it included."""
+    shards = Path("shards")
+    (shards / "deep").mkdir(parents=True)
+    for name in ("one.bin", "deep/two.bin", ".index"):
+        (shards / name).write_text(name)
+    session = hubstate.start("digits", mode="offline")
+    session.log({"a": 1})
+    session.save(shards)
+    (folder_of(session) / "snapshots" / ".half.part").write_text("half")
+    archive = archived(folder_of(session))
+    session.close()
+    kept = {name.partition("checkpoints/")[2]: archive.read(name) for name in archive.namelist()}
+    told = {name.partition("/")[2]: content for name, content in kept.items() if name}
+    assert told == {name: name.encode() for name in ("one.bin", "deep/two.bin", ".index")}
+
+
 @DAMAGED
 def test_an_archive_of_a_damaged_journal_says_so(tmp_path):
     """Who reads the archive learns that rows are missing."""
