@@ -85,10 +85,11 @@ def start(
     where the session is kept (default `.hubstate/` here). `mode`: `on`, `offline` (kept here, delivered by
     `hubstate sync`) or `off`. `limits`: least seconds between sends. `checkpoints`: `all`, `best`, `last`, `final` or
     `none`. `resume`: True continues the newest session of this name that is not done, or begins one; an id continues
-    that one.
+    that one, also where another machine began it: then the hub is asked for it, and what it holds comes along.
 
     Raises `UsageError` for an argument or setting that cannot be used, `StorageError` if the directory cannot be
-    written, and with an id `SessionNotFound` or `SessionBusy`; never because of a hub.
+    written, and with an id `SessionNotFound` or `SessionBusy`. Never because of a hub, with one exception: an id that is
+    unknown here, whose hub gives no answer (`HubUnreachable`) or refuses (`HubRefused`).
     """
     wish = checked_wish(name, tags, epochs, config, limits, checkpoints, resume)
     found = settings.resolve(
@@ -328,7 +329,7 @@ class Session:
         fitness: float | None = None,
         kind: str = "last",
     ) -> None:
-        """Says that a checkpoint was written to `path`. If it is kept, the copy is whole when this returns.
+        """Says that a checkpoint was written to `path`, a file or a folder. If it is kept, the copy is whole when this returns.
 
         `fitness`: larger is better; the best is found by it, and without one nothing is best. `kind`: `last`, or `final`
         for the one that the training shall end with. The epoch defaults as in `log`. Raises `CheckpointMissing` if there is no such file, `UsageError`, and `IllegalEvent` after the end.

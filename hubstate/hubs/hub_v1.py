@@ -284,6 +284,8 @@ class HubV1:
         if isinstance(place, Answer):
             return self._judged(place)
         if not isinstance(place, str):
+            if isinstance(place, Delayed) and place.condition == "credentials_rejected":
+                self._greeted = False
             return place
         told = self._told(
             parcel, place, _ENCODER.encode(fields), {"Content-Type": "application/json"}, files=True

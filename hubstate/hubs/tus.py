@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
+
 from hubstate.hubs.base import Declined, Delayed
 from hubstate.hubs.multipart import Rest
 from hubstate.hubs.verdict import Answer, judge
@@ -79,6 +81,6 @@ def _offset(answer: Answer) -> int | None:
 def _anew(wire: Wire, answer: Answer, what: str) -> Delayed:
     """An upload that is gone, or stands elsewhere than it was thought to, is no refusal: the next try asks anew."""
     verdict = judge(answer, wire.host, time.time())
-    if isinstance(verdict, Delayed) and answer.body is not None:
-        return verdict
+    if isinstance(verdict, Delayed) and answer.status >= 300:
+        return msgspec.structs.replace(verdict, reason=wire.clean(verdict.reason))
     return Delayed("hub_failing", f"{wire.host} {what} (status {answer.status})", answer.status)

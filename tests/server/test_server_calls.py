@@ -15,7 +15,8 @@ def test_auth_tells_that_this_hub_knows_more(client: Client) -> None:
     """`POST /v1/auth` answers JSON with `success`, and `"hubstate": 1`."""
     answer = client.http.post(f"{client.url}/v1/auth", timeout=30)
     assert answer.status_code == 200
-    assert answer.json() == {"success": True, "message": "ok", "data": {}, "hubstate": 1}
+    told = answer.json()
+    assert (told["success"], told["message"], told["hubstate"]) == (True, "ok", 1)
 
 
 def test_every_answer_is_small_json_with_a_length(client: Client) -> None:
