@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hubstate.actions import AnyAction, SendCheckpoint
+from hubstate.errors import StorageError
 from hubstate.events import Delivered, GiveUp
 from hubstate.exchange import Row, Rows
 from hubstate.hubs.held import Held, InForce
@@ -65,7 +66,7 @@ class _Sent(msgspec.Struct):
 def compare(folder: Path, held: Held) -> Comparison:
     """Holds the session in `folder` against what its hub holds.
 
-    Raises `StorageError` if the journal cannot be read.
+    Raises `StorageError` if the journal or a kept file cannot be read.
     """
     rows_equal, rows, first_row = _rows(folder, held)
     files_equal, files, first_file = _files(folder, held)
@@ -194,7 +195,10 @@ def _steps(folder: Path) -> Iterator[tuple[object, tuple[AnyAction, ...]]]:
 
 
 def _digest(folder: Path, snapshot: str) -> str:
+    """The digest of a kept file; `unknown` if it is not here any more."""
     try:
         return digest(Snapshots(folder / "snapshots").path(snapshot))
     except FileNotFoundError:
         return "unknown"
+    except OSError as error:
+        raise StorageError(f"cannot read the kept file {snapshot}: {error.strerror}") from error

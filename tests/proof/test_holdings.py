@@ -7,14 +7,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fakes import door_in, save, train
 from witness import Forgery
 
 import hubstate
-from hubstate.hubs.held import Held, InForce, held
+from hubstate.clock import SystemClock, VirtualClock
+from hubstate.events import Delivered, TrainEnd
+from hubstate.hubs.held import File, Held, InForce, held
 from hubstate.journal import recover
 from hubstate.proof.holdings import compare
 from hubstate.proof.verify import verify
 from hubstate.server.running import running
+from hubstate.snapshots import digest
+from hubstate.sync import give_up
 
 LIMITS = hubstate.Limits(metrics=0.0, checkpoint=0.0)
 
@@ -135,9 +140,24 @@ def test_what_was_given_up_is_not_looked_for():
     session.save(_weights("only"), fitness=1.0)
     session.finish()
     folder = Path(".hubstate") / session.id
-    from hubstate.clock import SystemClock
-    from hubstate.sync import give_up
-
     give_up(folder, "the hub is gone", SystemClock())
     compared = compare(folder, Held("", "", (InForce(0, metrics={"loss": 1.0}),), ()))
     assert (compared.equal, compared.files) == (True, 0)
+
+
+def test_what_a_hub_cannot_hold_is_not_looked_for(tmp_path):
+    """A file that the hub settled as not taken is none that it should have; without a digest the kept file tells one."""
+    door = train(door_in(tmp_path, VirtualClock()), checkpoint_interval=0.0)
+    save(door, tmp_path / "snapshots", "first", 0, 0.5)
+    first = Held("", "", (), (File("best", 0, 1, 50, digest(tmp_path / "snapshots" / "first"), ""),))
+    assert compare(tmp_path, first).difference == ""
+    door.tell(Delivered, key="S/1/checkpoint/best/first", not_taken="checkpoints")
+    assert compare(tmp_path, Held("", "", (), ())).equal
+    assert (
+        compare(tmp_path, first).difference == "the best checkpoint: the hub has it, and the journal does not"
+    )
+    save(door, tmp_path / "snapshots", "second", 1, 0.75)
+    (tmp_path / "snapshots" / "second").unlink()
+    door.tell(TrainEnd)
+    assert "of epoch 1: sha256 unknown here" in compare(tmp_path, first).difference
+    door.close()

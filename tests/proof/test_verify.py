@@ -98,6 +98,20 @@ def test_whoever_watches_hears_how_far_it_is(folder, monkeypatch):
     assert heard == [20, 40]
 
 
+def test_what_is_written_meanwhile_is_judged_as_well(folder, monkeypatch):
+    """A process that opens the session while it is judged begins a segment, and that one counts."""
+    monkeypatch.setattr("hubstate.proof.verify._TOLD_EVERY", verify(folder).steps)
+
+    def go_on(_lines: int) -> None:
+        opened = opening.reopen(folder, VirtualClock(), lambda *_: None)
+        opened.door.tell(Answered, url="http://hub.test/meanwhile")
+        opened.close()
+
+    verdict = verify(folder, watch=go_on)
+    assert verdict.accepted, str(verdict)
+    assert verdict.end == Place("journal-000004.jsonl", 2)
+
+
 def test_a_lost_tail_is_an_end(forgery):
     """Nobody can know of lines behind the last one: the verdict says where it ends."""
     del forgery.raw[2][-2:]
@@ -486,6 +500,19 @@ def test_a_journal_without_its_first_line_has_no_beginning(folder):
     verdict = verify(folder)
     assert verdict.wrong is not None
     assert verdict.wrong.what == "the journal has no beginning"
+
+
+@DAMAGED
+def test_no_file_outside_is_looked_at(forgery):
+    """A journal that names a file elsewhere is wrong, in the line of its receipt, whatever that file holds."""
+    for lines in forgery.texts:
+        lines[:] = [text.replace(b"best-3-2", b"../best-3") for text in lines]
+    forgery.write()
+    verdict = verify(forgery.folder)
+    assert verdict.wrong is not None
+    assert verdict.wrong.what == "'../best-3' is no name of a kept file"
+    receipt = forgery.find(lambda line: "../best-3" in line.get("event", {}).get("key", ""))
+    assert verdict.wrong.place == Place(*forgery.name(receipt))
 
 
 # -- what a journal alone cannot tell --------------------------------------------------------------------
