@@ -21,6 +21,7 @@ from hubstate.errors import (
 )
 
 COMMANDS = [
+    "check",
     "demo",
     "diagram",
     "doctor",
