@@ -58,6 +58,23 @@ def test_the_compiled_rows_are_the_tables():
             assert rules_for(state, event) == rules
 
 
+def test_compiling_again_gives_the_same():
+    """The table compiles to what is asked for every event, however often; each rule comes as the row that it is."""
+    again = machine.compiled(TABLE)
+    assert again == machine.CELLS
+    assert all(rule in TABLE for rules in again.values() for rule in rules)
+    assert {event for _, event in again} == set(EVENTS)
+
+
+def test_another_table_is_compiled_for_itself():
+    """A table of one row has one pair, and every other pair of it is illegal."""
+    (pair,) = machine.compiled(TABLE[:1])
+    assert pair == (State.IDLE, PretrainRoutineStart)
+    memory, event = situation(State.TIMING, "train_start", "plain")
+    assert choose(memory, event, machine.compiled(TABLE[:1])) is None
+    assert legal_events(State.IDLE, machine.compiled(TABLE[:1])) == ("pretrain_routine_start",)
+
+
 def test_a_guard_is_asked_once():
     """Rows that share a guard share its answer; all that were asked are told, in order."""
     memory, event = situation(State.TRAINING, "tick", "rows not yet")
