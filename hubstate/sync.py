@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubstate.actions import Decision, Memory
+from hubstate.actions import Decision, Memory, OpenSession
 from hubstate.clock import Clock
 from hubstate.errors import HubError, HubRefused, HubUnreachable, UsageError
 from hubstate.events import Abort, GiveUp, RetryRefused
@@ -142,13 +142,21 @@ def give_up(folder: Path, reason: str, clock: Clock) -> Memory:
     at most the word of the end, to a hub that knows the session. Raises what `opening.reopen` raises.
     """
     with _opened(folder, clock) as opened:
+        unknown = _is_unknown(opened.door.memory)
         if opened.door.memory.state in OPEN_ENDED:
             opened.door.tell(Abort, outcome=Outcome.UNKNOWN, reason=reason)
         if opened.door.memory.state is not State.IDLE:
             opened.door.tell(GiveUp, reason)
-        if opened.door.memory.hub is None and opened.door.memory.outstanding:
-            opened.door.tell(GiveUp, reason)  # no hub ever heard of it, so none needs to hear of its end
+        if unknown and opened.door.memory.outstanding:
+            opened.door.tell(GiveUp, reason)  # no hub knows of it, so none can hear of its end
         return opened.door.memory
+
+
+def _is_unknown(memory: Memory) -> bool:
+    """Whether certainly no hub knows the session: none was ever heard, or the one that was refused to open it."""
+    refused = {refused.key for refused in memory.refused}
+    opening = any(isinstance(a, OpenSession) and a.key in refused for a in memory.outstanding)
+    return memory.hub is None or (memory.model is None and opening)
 
 
 @contextmanager

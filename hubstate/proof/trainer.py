@@ -58,7 +58,7 @@ _FATES = {
     "leave": 8,
 }
 #: Kinds of epochs: the shortest and the longest (seconds), and how likely each is.
-_PACES = ((0.01, 1.0, 40), (5.0, 120.0, 35), (60.0, 900.0, 20), (3600.0, 10_800.0, 5))
+_PACES = ((0.01, 1.0, 42), (5.0, 120.0, 40), (60.0, 600.0, 15), (3600.0, 7200.0, 3))
 #: A power cut may take what was recorded so shortly before it, and nothing older (seconds): the sender's longest
 #: sleep, and a request that takes as long as one may.
 _UNSYNCED = 150.0
@@ -101,6 +101,7 @@ class People:
         self._chance = world.fork()
         self._uid = 0
         self._saves = 0
+        self._known: dict[str, tuple[tuple[str, int], ...]] = {}
         self._session: Session | None = None
         self._aid: sync.Remainder | None = None
         DIRECTORY.mkdir()
@@ -124,6 +125,7 @@ class People:
             world.counts["a process that the disk failed"] += 1
             world.tell(f"the process ends: {failure}")
             self._end_of_process()
+            world.passes(chance.uniform(60.0, 1200.0))
         else:
             self._end_of_process()
 
@@ -181,7 +183,7 @@ class People:
     def _live(self, session: Session, fate: str) -> None:
         world, chance = self.world, self._chance
         low, high, _ = chance.choices(_PACES, [pace[2] for pace in _PACES])[0]
-        most = chance.randint(1, 6) if low > 1000 else 10_000
+        most = chance.randint(1, 3) if low > 1000 else 10_000
         stop = chance.randint(0, 40)
         done = 0
         for epoch in session.epochs():
@@ -323,11 +325,15 @@ class People:
             world.disk.cut_power(list(sessions_in(DIRECTORY)))
         world.witness.trained = ""
         for folder in sessions_in(DIRECTORY):
-            left = unwritten.get(folder.name, 0)
-            world.witness.ended(folder, judge=not power)
-            self._take_stock(folder, left, power=power)
+            known = tuple((file.name, file.stat().st_size) for file in sorted(folder.glob("journal-*")))
+            if self._known.get(folder.name) == known:
+                continue  # nobody wrote in it
+            self._known[folder.name] = known
+            steps = [entry.line for entry in read(folder) if isinstance(entry.line, Step)]
+            world.witness.ended(folder, steps, judge=not power)
+            self._take_stock(folder, steps, unwritten.get(folder.name, 0), power=power)
 
-    def _take_stock(self, folder: Path, unwritten: int, *, power: bool) -> None:
+    def _take_stock(self, folder: Path, steps: list[Step], unwritten: int, *, power: bool) -> None:
         """What the trainer recorded is in the journal, but for what died with the process.
 
         Raises `Broken` if more is missing than may be.
@@ -335,7 +341,7 @@ class People:
         ledger = self.ledgers.get(folder.name)
         if ledger is None:
             return
-        there = {row_uid(step) for step in _rows(folder)}
+        there = {row_uid(step) for step in steps if step.row}
         missing = [uid for uid in ledger.rows if uid not in there and uid not in ledger.lost]
         if not missing:
             return

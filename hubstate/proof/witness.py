@@ -15,7 +15,7 @@ from typing import Any
 from hubstate.actions import Action, Decision, Heartbeat, Memory, Refusal, SendCheckpoint
 from hubstate.door import Door
 from hubstate.events import Delivered, Event, HeldUp, Refused, name_of
-from hubstate.journal import Step, adopt_step, read, recover
+from hubstate.journal import Step, adopt_step, recover
 from hubstate.machine import TABLE, choose
 from hubstate.opening import for_next_attempt
 from hubstate.proof.network import Arrival
@@ -103,30 +103,30 @@ class Witness:
         if seen is not None:
             seen.observe(Arrived(arrival.action, arrival.rows, arrival.stored))
 
-    def ended(self, folder: Path, *, judge: bool) -> None:
-        """The process that had the session is gone: what counts is what the journal tells now.
+    def ended(self, folder: Path, steps: list[Step], *, judge: bool) -> None:
+        """The process that had the session is gone: what counts is what the journal tells now, the `steps` in it.
 
         `judge`: nothing written may be missing, so rows and deliveries are looked for on the disk.
         """
         self._doors.pop(folder.name, None)
         seen = self._seen.setdefault(folder.name, _Seen())
         found = recover(folder)
-        self._catch_up(seen, folder)
+        self._catch_up(seen, folder.name, steps)
         seen.back_to(found.n)
         if judge:
-            steps = [entry.line for entry in read(folder) if isinstance(entry.line, Step) and entry.line.row]
-            rows = tuple(RowSeen(step.row, step.attempt, getattr(step.event, "epoch", 0)) for step in steps)
+            rows = tuple(
+                RowSeen(step.row, step.attempt, getattr(step.event, "epoch", 0)) for step in steps if step.row
+            )
             keys = frozenset(action.key for action in found.memory.outstanding)
             usage = {out.key for out in seen.monitor.out if "/usage/" in out.key}
             seen.observe(Holding(found.memory, rows, keys | usage))
 
-    def _catch_up(self, seen: _Seen, folder: Path) -> None:
+    def _catch_up(self, seen: _Seen, session: str, steps: list[Step]) -> None:
         """A process that died behind its last line had no time to tell of it; whoever reads the journal finds it."""
-        memory = Memory(session=folder.name)
-        for entry in read(folder):
-            if not isinstance(entry.line, Step):
-                continue
-            step = entry.line
+        if not steps or steps[-1].n <= seen.n:
+            return
+        memory = Memory(session=session)
+        for step in steps:
             before = for_next_attempt(memory) if step.source is State.IDLE else memory
             memory = adopt_step(before, step)
             if step.n <= seen.n:
