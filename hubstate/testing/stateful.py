@@ -47,7 +47,7 @@ from hubstate.hubs.base import News, Parcel  # noqa: E402
 from hubstate.journal import recover  # noqa: E402
 from hubstate.machine import TABLE  # noqa: E402
 from hubstate.opening import for_next_attempt  # noqa: E402
-from hubstate.proof.faults import OFFLINE, REFUSED, Fault  # noqa: E402
+from hubstate.proof.faults import LOST, OFFLINE, REFUSED, Fault  # noqa: E402
 from hubstate.states import TERMINAL_STATES, Outcome, State  # noqa: E402
 from hubstate.testing.clock import FakeClock  # noqa: E402
 from hubstate.testing.follow import Follower, row_name  # noqa: E402
@@ -335,6 +335,16 @@ class SessionMachine(RuleBasedStateMachine):
         self._turn()
         if retry and self._state() not in (None, State.IDLE):
             self.retry_refused()
+
+    @precondition(lambda self: self._delivers())
+    @rule()
+    def lose(self) -> None:
+        """The acknowledgement of whatever leaves next is lost, and it leaves once more."""
+        self.hub.recover()
+        self.hub.fault(LOST)
+        self._turn()
+        self.clock.advance(60.0)
+        self._turn()
 
     @rule(fault=st.just(OFFLINE) | faults())
     def outage(self, fault: Fault) -> None:
