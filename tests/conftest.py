@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from hubstate.errors import StorageError
 from hubstate.proof.verify import verify
+
+#: For mutation runs: a mutant is dead when one example fails, and nobody reads the smallest one.
+settings.register_profile(
+    "mutation",
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"

@@ -282,7 +282,7 @@ def test_every_import_is_asked_for():
     """A package that a room imports stands in pyproject.toml itself, not only in the wake of another one."""
     project = PROJECT["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
-    asked += project["optional-dependencies"]["server"]
+    asked += project["optional-dependencies"]["server"] + project["optional-dependencies"]["testing"]
     assert third_party() - {normal(Requirement(text).name) for text in asked} == set()
 
 
@@ -375,7 +375,9 @@ def test_a_python_that_is_too_old_is_refused(fresh):
     assert "no Python 3.11 or newer was found" in refused.stderr
 
 
-@pytest.mark.parametrize("name", [".ci/run", "scripts/check", "scripts/demo", "scripts/pin", "scripts/setup"])
+@pytest.mark.parametrize(
+    "name", [".ci/run", "scripts/check", "scripts/demo", "scripts/mutate", "scripts/pin", "scripts/setup"]
+)
 def test_a_script_can_be_run_and_parsed(name):
     """Every script is executable and valid for bash."""
     assert os.access(ROOT / name, os.X_OK)
