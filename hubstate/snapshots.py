@@ -79,6 +79,10 @@ class Snapshots:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def holds_itself(self, source: Path) -> bool:
+        """Whether `source` is a folder that these snapshots lie in: no copy of it could ever be whole."""
+        return source.is_dir() and self._folder.resolve().is_relative_to(source.resolve())
+
     def path(self, name: str) -> Path:
         """Where the snapshot `name` lies."""
         return self._folder / name

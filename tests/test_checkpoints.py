@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,10 +12,17 @@ import pytest
 
 import hubstate
 from hubstate import CheckpointKind, Limits
+from hubstate.archive import sha256_of
 from hubstate.checkpoints import newest_whole
+from hubstate.clock import SystemClock
+from hubstate.errors import CheckpointMissing
 from hubstate.events import Saved
-from hubstate.opening import peek
+from hubstate.hubs.hub_v1 import HubV1
+from hubstate.opening import needed_snapshots, peek
+from hubstate.server.running import RunningHub, running
 from hubstate.snapshots import Snapshots
+from hubstate.states import State
+from hubstate.sync import Remainder, deliver
 
 
 def write(text: str, name: str = "last.pt") -> Path:
@@ -190,3 +198,68 @@ def test_no_checkpoint_is_kept_where_none_is_wanted(choice: str) -> None:
     assert isinstance(memory.saved, Saved)
     assert not any(hasattr(action, "snapshot") for action in memory.outstanding)
     assert not (folder(session) / "snapshots").exists()
+
+
+def folder_of(text: str, name: str = "checkpoint-1") -> Path:
+    (Path(name) / "sub").mkdir(parents=True, exist_ok=True)
+    write(text, f"{name}/model.safetensors")
+    write("{}", f"{name}/sub/config.json")
+    return Path(name)
+
+
+def test_a_folder_is_kept_and_gone_on_from() -> None:
+    """A folder is one checkpoint: kept as it was saved, and its copy serves when the trainer changes its own."""
+    session = hubstate.start("digits")
+    session.save(folder_of("first"), epoch=0, fitness=0.5)
+    found = session.last_checkpoint
+    assert found is not None
+    assert (found.path, found.sha256) == (Path("checkpoint-1").absolute(), sha256_of(Path("checkpoint-1")))
+    write("rewritten", "checkpoint-1/model.safetensors")
+    found = session.last_checkpoint
+    assert found is not None
+    assert (found.path / "model.safetensors").read_text() == "first"
+    assert (found.path / "sub" / "config.json").read_text() == "{}"
+    session.save(folder_of("better"), epoch=1, fitness=0.6)
+    (kept_folder,) = (folder(session) / "snapshots").iterdir()
+    assert (kept_folder / "model.safetensors").read_text() == "better"
+    session.close()
+
+
+def test_a_folder_with_a_link_out_of_it_is_refused() -> None:
+    """What cannot be kept of a folder is the caller's mistake, told at once."""
+    session = hubstate.start("digits")
+    (folder_of("weights") / "link").symlink_to("/etc/hostname")
+    with pytest.raises(CheckpointMissing, match="link"):
+        session.save("checkpoint-1")
+    session.close()
+
+
+def deliver_to(hub: RunningHub, session: hubstate.Session) -> None:
+    """Delivers what a session that nobody holds open has left."""
+    client = HubV1(hub.url, None)
+    remainder = Remainder(folder(session), client, SystemClock(), random.Random(1))
+    deliver(remainder, SystemClock())
+    remainder.close()
+    client.close()
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["files", "folders"])
+def test_a_long_run_keeps_what_is_needed_and_leaves_nothing(tmp_path: Path, is_folder: bool) -> None:
+    """However long it goes on, at every moment only what may still be needed is kept; once delivered, nothing is."""
+    with running(tmp_path / "hub") as hub:
+        for attempt in range(3):
+            session = hubstate.start("digits", mode="offline", resume=True, limits=Limits(checkpoint=0))
+            for epoch in range(attempt * 60, attempt * 60 + 60):
+                text = f"weights of epoch {epoch}"
+                path = folder_of(text) if is_folder else write(text)
+                session.save(path, epoch=epoch, fitness=epoch / 300 if epoch % 3 else None)
+                here = {file.name for file in (folder(session) / "snapshots").iterdir()}
+                assert here == needed_snapshots(peek(folder(session)).memory)
+                assert len(here) <= 3  # the newest, the best, and one that is to leave
+            if attempt < 2:
+                session.close()
+            else:
+                session.finish()
+            deliver_to(hub, session)
+    assert peek(folder(session)).memory.state is State.DONE
+    assert list((folder(session) / "snapshots").iterdir()) == []

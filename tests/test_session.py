@@ -454,7 +454,7 @@ def test_a_checkpoint_that_does_not_exist_is_refused() -> None:
     session = hubstate.start("digits")
     with pytest.raises(CheckpointMissing, match=r"nowhere\.pt"):
         session.save("nowhere.pt")
-    with pytest.raises(CheckpointMissing, match="no file"):
+    with pytest.raises(CheckpointMissing, match="holds what this session keeps itself"):
         session.save(".")
     with pytest.raises(UsageError, match="kind must be"):
         session.save(checkpoint(), kind="newest")
