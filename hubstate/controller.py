@@ -189,7 +189,7 @@ def _checkpoint(memory: Memory, event: Event) -> tuple[AnyAction, ...]:
         return (_send(memory, kept, kind, closing=False),)
     if isinstance(event, Tick):
         waiting = [k for k in (memory.kept_last, memory.kept_best) if k is not None and not k.asked]
-        oldest = min(waiting, key=lambda kept: kept.at)
+        oldest = min(waiting, key=lambda kept: (kept.attempt, kept.at))
         return (_send(memory, oldest, oldest.kind, closing=False),)
     if memory.checkpoints == "none":
         return ()
@@ -218,7 +218,8 @@ def _newest_as_last(memory: Memory) -> tuple[AnyAction, ...]:
     kept = [k for k in (memory.kept_last, memory.kept_best, memory.kept_final) if k is not None]
     if not kept:
         return ()
-    newest = max(kept, key=lambda k: (k.at, k.kind is CheckpointKind.LAST))
+    # Between two attempts the clock may have been set back.
+    newest = max(kept, key=lambda k: (k.attempt, k.at, k.kind is CheckpointKind.LAST))
     if newest.kind is CheckpointKind.LAST and newest.asked:
         return ()
     return (_send(memory, newest, CheckpointKind.LAST, closing=True),)

@@ -197,11 +197,8 @@ class SessionMachine(RuleBasedStateMachine):
         self._tell(ev.Tick)
 
     @precondition(lambda self: self._state() is State.TRAINING)
-    @rule(
-        fitness=st.none() | st.sampled_from((0.1, 0.5, 0.5, 0.9)),
-        kind=st.sampled_from(("last", "last", "final")),
-    )
-    def save(self, fitness: float | None, kind: str) -> None:
+    @rule(fitness=st.none() | st.sampled_from((0.1, 0.5, 0.5, 0.9)))
+    def save(self, fitness: float | None, kind: str = "last") -> None:
         """A checkpoint, written over the one before it."""
         assert self.live is not None
         file = self.room / "last.pt"
@@ -217,9 +214,15 @@ class SessionMachine(RuleBasedStateMachine):
         self.torn = True
 
     @precondition(lambda self: self._state() is State.TRAINING)
-    @rule(outcome=st.sampled_from((Outcome.FINISHED, Outcome.STOPPED)), giving_up=st.booleans())
-    def end(self, outcome: Outcome, giving_up: bool) -> None:
-        """The training is over; and perhaps nobody wants to wait for what is left."""
+    @rule(
+        outcome=st.sampled_from((Outcome.FINISHED, Outcome.STOPPED)),
+        named=st.booleans(),
+        giving_up=st.booleans(),
+    )
+    def end(self, outcome: Outcome, named: bool, giving_up: bool) -> None:
+        """The training is over, perhaps with a file of its own; and perhaps nobody wants to wait for what is left."""
+        if named:
+            self.save(fitness=None, kind="final")
         self._tell(ev.TrainEnd, outcome=outcome)
         assert self._state() is State.FINALIZING
         if giving_up:

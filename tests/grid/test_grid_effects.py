@@ -367,3 +367,12 @@ def test_an_abort_takes_the_newest_of_any_kind(best_at: float, snapshot: str) ->
     memory = change(TRAINING, kept_last=LAST, kept_best=best)
     newest = file_of(decide(memory, PLAIN["abort"]))
     assert (newest.kind, newest.snapshot) == (CheckpointKind.LAST, snapshot)
+
+
+def test_an_abort_takes_the_newest_attempts_checkpoint_though_the_clock_was_set_back() -> None:
+    """Between two attempts the clock may be set back: what the later one kept is newer, whatever its time says."""
+    earlier = msgspec.structs.replace(BEST, at=NOW + 5_000.0, attempt=1)
+    later = msgspec.structs.replace(LAST, attempt=2)
+    memory = change(TRAINING, attempt=2, kept_last=later, kept_best=earlier)
+    newest = file_of(decide(memory, PLAIN["abort"]))
+    assert (newest.kind, newest.snapshot) == (CheckpointKind.LAST, "last-3")
