@@ -181,9 +181,9 @@ def needed_snapshots(memory: Memory) -> set[str]:
     return names
 
 
-def discard_needless(snapshots: Snapshots, before: Memory, after: Memory) -> None:
-    """Removes the copies that a step made needless."""
-    for name in needed_snapshots(before) - needed_snapshots(after):
+def discard_needless(snapshots: Snapshots, before: Memory, after: Memory, *, spare: str = "") -> None:
+    """Removes the copies that a step made needless, but for the one that somebody goes on from just now."""
+    for name in needed_snapshots(before) - needed_snapshots(after) - {spare}:
         snapshots.discard(name)
 
 

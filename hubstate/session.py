@@ -199,10 +199,15 @@ class Session:
         self._epochs = wish.epochs
         self._checkpoints: Checkpoints | None = None
         self._last_checkpoint: Checkpoint | None = None
+        #: The copy that this attempt goes on from. What an earlier attempt named as final is needless to the machine
+        #: from the first step on, and not to the caller, who has to load it.
+        self._spare = ""
         self._first_epoch = 0
         if opened is not None:
             self._checkpoints = Checkpoints(opened.door, opened.snapshots)
             self._last_checkpoint = newest_whole(self._door.memory, opened.snapshots)
+            if self._last_checkpoint is not None:
+                self._spare = opened.snapshots.name_of(self._last_checkpoint.path)
             if listener is not None:
                 listener.hearer = self._heard
         self._announce(wish)
@@ -247,7 +252,10 @@ class Session:
         memory = self._door.memory
         if memory.saves == 0 or memory.attempt == 0:
             return self._last_checkpoint
-        return newest_whole(memory, self._opened.snapshots)
+        found, spared = newest_whole(memory, self._opened.snapshots), self._last_checkpoint
+        if self._spare and spared is not None and (found is None or found.epoch < spared.epoch):
+            return spared
+        return found
 
     @property
     def waiting(self) -> int:
@@ -544,7 +552,8 @@ class Session:
         """After each step that did more than count a row; also from the sender's threads."""
         after = decision.memory
         if self._opened is not None:
-            discard_needless(self._opened.snapshots, before, after)
+            discard_needless(self._opened.snapshots, before, after, spare=self._spare)
+            self._let_spare_go(after)
             self._unsynced.extend(needed_snapshots(after) - needed_snapshots(before))
         if after.url is not None and after.url != before.url:
             self._say(f"{after.name} is shown at {after.url}")
@@ -552,6 +561,17 @@ class Session:
         if decision.actions or after.outstanding != before.outstanding:
             self._threads.poke(files=sends_file)
         self._changed.set()
+
+    def _let_spare_go(self, memory: Memory) -> None:
+        """What this attempt went on from is needed no more once it keeps a checkpoint of its own, or has ended."""
+        saved = memory.saved
+        kept = saved is not None and saved.attempt == memory.attempt and bool(saved.snapshot)
+        if self._opened is None or not self._spare or memory.state is State.IDLE:
+            return
+        if kept or memory.state not in (*_BEFORE_TRAINING, State.TRAINING):
+            name, self._spare = self._spare, ""
+            if name not in needed_snapshots(memory):
+                self._opened.snapshots.discard(name)
 
     def _make_posting(self) -> Posting:
         """On the sender's first thread."""

@@ -263,3 +263,35 @@ def test_a_long_run_keeps_what_is_needed_and_leaves_nothing(tmp_path: Path, is_f
             deliver_to(hub, session)
     assert peek(folder(session)).memory.state is State.DONE
     assert list((folder(session) / "snapshots").iterdir()) == []
+
+
+def test_what_an_attempt_goes_on_from_stays_until_it_keeps_its_own() -> None:
+    """A copy that was named as final goes on serving the next attempt that begins behind it, and goes afterwards."""
+    session = hubstate.start("digits")
+    session.save(write("the best"), epoch=1, fitness=0.9)
+    session.save(write("named"), epoch=3, kind="final")
+    session.close()
+    Path("last.pt").unlink()
+    session = hubstate.start("digits", resume=True)
+    found = session.last_checkpoint
+    assert found is not None
+    assert (found.epoch, found.path.read_text()) == (3, "named")
+    assert next(session.epochs()) == 4
+    session.save(write("not better"), epoch=4, fitness=0.5)
+    assert "final" not in kept(session)
+    again = session.last_checkpoint
+    assert again is not None
+    assert again.epoch == 4
+    session.close()
+
+
+def test_what_an_attempt_went_on_from_goes_with_its_end() -> None:
+    """An attempt that keeps nothing of its own leaves nothing behind of what it went on from."""
+    session = hubstate.start("digits")
+    session.save(write("named"), epoch=3, kind="final")
+    session.close()
+    Path("last.pt").unlink()
+    session = hubstate.start("digits", resume=True)
+    assert kept(session) == {"final": "named"}
+    session.finish()
+    assert kept(session) == {}
