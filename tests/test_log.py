@@ -12,6 +12,12 @@ from structlog.testing import capture_logs
 from hubstate.log import log
 
 
+@pytest.fixture(autouse=True)
+def _unconfigured() -> None:
+    """No test before this one has set up the log: a command that ran in this process does."""
+    structlog.reset_defaults()
+
+
 def test_without_configuration_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     """Stdout belongs to the user; the line names its room."""
     log("hubstate.sender").warning("hubstate.delivery_refused", key="S/1/open")

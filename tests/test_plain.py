@@ -29,9 +29,10 @@ def steers(text: str) -> bool:
     return not all(line.isprintable() for line in text.split("\n"))
 
 
-@pytest.fixture
-def configured() -> Iterator[None]:
-    configure_log()
+@pytest.fixture(autouse=True)
+def _unconfigured() -> Iterator[None]:
+    """The log is as an application finds it that configures none."""
+    structlog.reset_defaults()
     yield
     structlog.reset_defaults()
 
@@ -81,9 +82,9 @@ def test_the_log_of_an_application_that_configured_none_is_plain(capsys: pytest.
     assert err.count("\n") == 1
 
 
-@pytest.mark.usefixtures("configured")
 def test_the_log_of_the_command_line_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     """So is it there; numbers are left as they are."""
+    configure_log()
     log("hubstate.sender").warning("hubstate.delivery_refused", reason=NAME, status=400)
     err = capsys.readouterr().err
     assert clean(NAME) in err
