@@ -20,10 +20,12 @@ from hubstate.clock import SystemClock, VirtualClock
 from hubstate.errors import HubRefused, HubUnreachable, SessionBusy, SessionNotFound, StorageError
 from hubstate.hubs import fetch
 from hubstate.hubs.fetch import Source
+from hubstate.hubs.held import held
 from hubstate.journal import Head, read
 from hubstate.limits import Limits
 from hubstate.opening import new_id, peek
 from hubstate.ownership import Ownership
+from hubstate.proof.holdings import compare
 from hubstate.proof.verify import verify
 from hubstate.server import keys
 from hubstate.server.running import RunningHub, running
@@ -109,6 +111,16 @@ def test_its_journal_says_how_it_began_and_is_accepted(hub: RunningHub) -> None:
     with hubstate.start("digits", hub=hub.url, resume=session_id) as again:
         assert list(again.epochs()) == []
     assert verify(folder).accepted
+
+
+def test_it_is_held_against_what_the_hub_holds_of_its_attempts(hub: RunningHub) -> None:
+    """Rows and files of the attempts that another machine's journal tells of are not missed in this one."""
+    session_id = interrupted(hub, 0.5, 0.6, 0.4)
+    with hubstate.start("digits", hub=hub.url, resume=session_id, limits=ALWAYS) as session:
+        session.log({"loss": 0.1}, epoch=3)
+        session.save(write("better"), epoch=3, fitness=0.9)
+    told = compare(Path(".hubstate", session_id), held(hub.url, None, session_id))
+    assert (str(told), told.rows) == ("1/1 rows, 2/2 files equal", 1)
 
 
 def test_a_memory_that_no_hub_tells_is_not_accepted() -> None:

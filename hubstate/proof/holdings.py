@@ -2,6 +2,9 @@
 
 A journal proves that nothing in it contradicts itself; it cannot prove that a number in a row is the one that was
 told. The hub has the same number from another way, so whoever changes one of the two is seen.
+
+A session that another machine began has its first attempts in that machine's journal: what the hub holds of them is
+not this journal's to tell.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from hubstate.errors import StorageError
 from hubstate.events import Delivered, GiveUp
 from hubstate.exchange import Row, Rows
 from hubstate.hubs.held import Held, InForce
-from hubstate.journal import Step, read
+from hubstate.journal import Head, Step, read
 from hubstate.snapshots import Snapshots, digest
 from hubstate.states import CheckpointKind
 
@@ -68,15 +71,23 @@ def compare(folder: Path, held: Held) -> Comparison:
 
     Raises `StorageError` if the journal or a kept file cannot be read.
     """
-    rows_equal, rows, first_row = _rows(folder, held)
-    files_equal, files, first_file = _files(folder, held)
+    elsewhere = _elsewhere(folder)
+    rows_equal, rows, first_row = _rows(folder, held, elsewhere)
+    files_equal, files, first_file = _files(folder, held, elsewhere)
     return Comparison(rows_equal, rows, files_equal, files, first_row or first_file)
+
+
+def _elsewhere(folder: Path) -> int:
+    """The last attempt that another machine's journal tells of; 0 if the session began here."""
+    for entry in read(folder):
+        return entry.line.memory.attempt if isinstance(entry.line, Head) and entry.line.origin else 0
+    return 0
 
 
 # -- rows ------------------------------------------------------------------------------------------------
 
 
-def _rows(folder: Path, held: Held) -> tuple[int, int, str]:
+def _rows(folder: Path, held: Held, elsewhere: int) -> tuple[int, int, str]:
     there = {_place(row.epoch, row.step, final=row.final): row for row in held.rows}
     equal = count = 0
     first = ""
@@ -87,6 +98,8 @@ def _rows(folder: Path, held: Held) -> tuple[int, int, str]:
             equal += not why
             first = first or why
     for extra in there.values():
+        if extra.attempt <= elsewhere:
+            continue
         count += 1
         first = (
             first
@@ -130,14 +143,14 @@ def _exact(metrics: dict[str, float | int | None], nonfinite: dict[str, str]) ->
 # -- files -----------------------------------------------------------------------------------------------
 
 
-def _files(folder: Path, held: Held) -> tuple[int, int, str]:
+def _files(folder: Path, held: Held, elsewhere: int) -> tuple[int, int, str]:
     sent = _sent(folder)
     there = {file.kind: file for file in held.files}
     equal = count = 0
     first = ""
     for kind in CheckpointKind:
         ours, theirs = sent.get(kind), there.pop(kind.value, None)
-        if ours is None and theirs is None:
+        if ours is None and (theirs is None or (theirs.attempt or 0) <= elsewhere):
             continue
         count += 1
         name = f"the {kind.value} checkpoint"
