@@ -192,7 +192,6 @@ def test_a_line_of_an_unknown_kind_is_reported_and_passed_over(tmp_path):
 
 @given(sayings=SAYINGS)
 @quick
-@INVENTED
 def test_recovery_gives_the_memory_that_was(sayings):
     """At every prefix of any way, what is recovered is what the living session remembered, the heartbeats' clock aside."""
     with tempfile.TemporaryDirectory() as name:

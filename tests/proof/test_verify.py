@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from fakes import SAYINGS, say
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from journals import DAMAGED
 from witness import Forgery, lived
 
@@ -68,6 +72,28 @@ def test_checks_made_anew_over_the_same_lines_are_accepted(forgery):
     forgery.renumber()
     forgery.write()
     assert verify(forgery.folder).accepted
+
+
+@given(ways=st.lists(SAYINGS, min_size=1, max_size=3))
+@settings(deadline=None)
+def test_whatever_a_session_was_told_its_journal_is_accepted(ways):
+    """Random ways through several attempts, out of turn and back, whoever spoke: what was really decided can have been."""
+    with tempfile.TemporaryDirectory() as name:
+        clock = VirtualClock()
+        opened = opening.create(Path(name), opening.new_id(clock.wall(), _Chance()), clock, _deaf)
+        folder = opened.folder
+        opened.close()
+        for way in ways:
+            opened = opening.begin_attempt(folder, clock, _deaf)
+            say(opened.door, clock, way)
+            opened.close()
+            clock.jump(-3600.0)
+        verdict = verify(folder)
+        assert verdict.accepted, str(verdict)
+
+
+def _deaf(*_: object) -> None:
+    """Hears nothing."""
 
 
 def test_a_packed_journal_is_accepted(folder):
