@@ -163,7 +163,9 @@ def say(door: Door, clock: VirtualClock, sayings: Iterable[Saying]) -> list[tupl
 
 
 def _said(name: str, pick: int, memory: Memory) -> tuple[type[ev.Event], dict[str, Any]]:
-    keys = [action.key for action in memory.outstanding] or [f"{memory.session}/1/open"]  # an answer that comes twice
+    keys = [action.key for action in memory.outstanding] or [
+        f"{memory.session}/1/open"
+    ]  # an answer that comes twice
     key = keys[pick % len(keys)]
     rows = next((a.last - a.first + 1 for a in memory.outstanding if a.key == key and type(a) is SendRows), 0)
     words: dict[str, tuple[type[ev.Event], dict[str, Any]]] = {
