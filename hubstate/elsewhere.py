@@ -208,6 +208,10 @@ def _kept(
     kept = {}
     for kind, file in wanted:
         name = f"{kind.value}-{file.epoch:06d}-{file.attempt}-0{'' if file.folder else '.pt'}"
+        # It may take long, and somebody may sit before it.
+        log("hubstate.elsewhere").info(
+            "hubstate.checkpoint_coming", kind=kind.value, epoch=file.epoch, bytes=file.size
+        )
         if not _fetch(source, file, snapshots.path(name), clock):
             return None
         snapshots.sync(name)

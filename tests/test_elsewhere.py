@@ -385,8 +385,8 @@ def test_a_disk_that_takes_no_download_is_told(
 class Full(fetch._Arriving):
     """A file on a full disk."""
 
-    def __init__(self, path: Path, limit: int, watch: Any) -> None:
-        super().__init__(path, limit, watch)
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(path, limit)
         self._file.close()
         self._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - the base closes it
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -117,24 +116,16 @@ class Source:
         url = heard(body, self._wire.address).url
         return msgspec.structs.replace(known, hub=self._wire.address, url=url)
 
-    def fetch(
-        self,
-        file: StoredFile,
-        into: Path,
-        clock: Clock,
-        *,
-        watch: Callable[[int], None] = lambda _size: None,
-    ) -> bool:
+    def fetch(self, file: StoredFile, into: Path, clock: Clock) -> bool:
         """Writes the bytes of a file to the new file `into`, whole and digested; False if the hub has it no more.
 
-        `watch` hears how many bytes have come. Raises `HubUnreachable` if nothing moves for the patience, `HubRefused`
-        if other bytes come than were told, `StorageError` if this disk does not take them. What lies at `into` then is
-        the caller's to remove.
+        Raises `HubUnreachable` if nothing moves for the patience, `HubRefused` if other bytes come than were told,
+        `StorageError` if this disk does not take them. What lies at `into` then is the caller's to remove.
         """
         path = _path_of(file.url)
         if path is None:
             raise HubRefused(f"{self._wire.address} told no address of its {file.kind.value} checkpoint")
-        arriving = _Arriving(into, file.size, watch)
+        arriving = _Arriving(into, file.size)
         try:
             return self._fetch(file, path, arriving, clock)
         finally:
@@ -202,10 +193,9 @@ def _path_of(url: str) -> str | None:
 class _Arriving:
     """A file that is coming in: what has come, its digest, and why it cannot go on, if so."""
 
-    def __init__(self, path: Path, limit: int, watch: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, limit: int) -> None:
         self._path = path
         self._limit = limit
-        self._watch = watch
         self.size = 0
         #: This machine's or the hub's blame; whoever sends on the wire sees it as one `OSError` among many.
         self.fault: HubstateError | None = None
@@ -239,7 +229,6 @@ class _Arriving:
             raise
         self._hash.update(piece)
         self.size += len(piece)
-        self._watch(self.size)
 
     def restart(self) -> None:
         self._file.seek(0)
