@@ -127,9 +127,8 @@ def _clear(coming: Path) -> None:
 def _sweep(directory: Path) -> None:
     """Removes what processes left that died while they brought other sessions."""
     for coming in directory.glob(f"{_COMING}*"):
-        with suppress(
-            SessionBusy, StorageError
-        ):  # one is coming just now, or cannot be removed: it harms nobody
+        # One that is coming just now is let come, and one that cannot be removed harms nobody.
+        with suppress(SessionBusy, StorageError):
             ownership = Ownership(coming)
             shutil.rmtree(coming, ignore_errors=True)
             ownership.release()

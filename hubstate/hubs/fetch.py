@@ -20,7 +20,7 @@ import msgspec
 from hubstate.clock import Clock
 from hubstate.errors import HubRefused, HubstateError, HubUnreachable, SessionNotFound, StorageError
 from hubstate.hubs.base import Declined, Delayed
-from hubstate.hubs.news import heard
+from hubstate.hubs.news import heard, text
 from hubstate.hubs.verdict import judge
 from hubstate.hubs.wire import Wire
 from hubstate.states import CheckpointKind, Outcome, State
@@ -113,8 +113,14 @@ class Source:
             ) from error
         if known.id != session:
             raise HubRefused(f"{self._wire.address} told of another session than {session}")
-        url = heard(body, self._wire.address).url
-        return msgspec.structs.replace(known, hub=self._wire.address, url=url)
+        return msgspec.structs.replace(
+            known,
+            hub=self._wire.address,
+            url=heard(body, self._wire.address).url,
+            # They are shown on terminals.
+            name=text(known.name, 500) or known.id,
+            reason=text(known.reason, 2000) or "",
+        )
 
     def fetch(self, file: StoredFile, into: Path, clock: Clock) -> bool:
         """Writes the bytes of a file to the new file `into`, whole and digested; False if the hub has it no more.
