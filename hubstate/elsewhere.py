@@ -99,8 +99,7 @@ def _made(source: Source, known: Known, directory: Path, clock: Clock) -> Path:
         raise StorageError(f"sessions cannot be kept in {directory}: {error.strerror}") from error
     ownership = Ownership(coming)
     try:
-        _clear(coming)
-        memory = _fetched(source, known, Snapshots(coming / "snapshots"), clock)
+        memory = _fetched(source, known, coming, clock)
         Journal(coming, Recovery(memory, 0, 0, "", ()), origin=known.hub).close()
         try:
             coming.rename(folder)
@@ -118,7 +117,7 @@ def _made(source: Source, known: Known, directory: Path, clock: Clock) -> Path:
 
 
 def _clear(coming: Path) -> None:
-    """Removes what a process left that died while it brought the session."""
+    """Removes what an earlier try left, be it by a process that died while it brought the session."""
     shutil.rmtree(coming / "snapshots", ignore_errors=True)
     for file in coming.glob("journal-*"):
         file.unlink(missing_ok=True)
@@ -137,15 +136,15 @@ def _sweep(directory: Path) -> None:
 # -- the memory ------------------------------------------------------------------------------------------
 
 
-def _fetched(source: Source, known: Known, snapshots: Snapshots, clock: Clock) -> Memory:
+def _fetched(source: Source, known: Known, coming: Path, clock: Clock) -> Memory:
     """The memory that follows from what the hub told, once the files that it names lie among the snapshots."""
     for _ in range(_TRIES):
+        _clear(coming)
         memory = _memory(known)
         wanted = [] if known.state in _OVER else _wanted(known)
-        kept = _kept(source, wanted, snapshots, clock)
+        kept = _kept(source, wanted, Snapshots(coming / "snapshots"), clock)
         if kept is not None:
             return msgspec.structs.replace(memory, **kept)
-        snapshots.sweep(())
         known = source.session(known.id)  # a file was replaced meanwhile: somebody trains
     raise HubUnreachable(
         f"{known.hub} replaced the checkpoints of session {known.id} {_TRIES} times while they were to be fetched: "
