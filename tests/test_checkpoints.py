@@ -220,9 +220,9 @@ def test_a_folder_is_kept_and_gone_on_from() -> None:
     assert (found.path / "model.safetensors").read_text() == "first"
     assert (found.path / "sub" / "config.json").read_text() == "{}"
     session.save(folder_of("better"), epoch=1, fitness=0.6)
+    session.close()
     (kept_folder,) = (folder(session) / "snapshots").iterdir()
     assert (kept_folder / "model.safetensors").read_text() == "better"
-    session.close()
 
 
 def test_a_folder_with_a_link_out_of_it_is_refused() -> None:
