@@ -20,6 +20,7 @@ AT = 10_000.0
 ROWS = SendRows("S/1/rows/1-2", 1, first=1, last=2)
 FILE = SendCheckpoint("S/1/f", 1, kind=CheckpointKind.LAST, epoch=1, snapshot="s", size=1)
 KEPT = Kept(CheckpointKind.LAST, 1, 1, "s", 1, AT - 5)
+NO_CLOCK = "the clocks of the limits do not run yet (they start with pretrain_routine_end)"
 TRAINING = Memory(
     state=State.TRAINING,
     metrics_since=AT - 1,
@@ -56,7 +57,7 @@ def test_a_limit_is_a_number_of_seconds(name, value):
 def test_only_the_heartbeat_needs_an_interval():
     """Rows and checkpoints may leave at once; signs of life without an end would be a flood."""
     assert Limits(metrics=0, checkpoint=0.0).metrics == 0
-    with pytest.raises(UsageError, match="heartbeat must be more than 0"):
+    with pytest.raises(UsageError, match=r"^the limit heartbeat must be more than 0 seconds$"):
         Limits(heartbeat=0)
 
 
@@ -82,18 +83,31 @@ def test_rows_are_due_exactly_when_the_interval_is_over(since, interval):
 def test_the_words_tell_how_long():
     """What `explain` shows: the seconds that are left, or why no clock runs."""
     assert waiting_for(AT - 488, AT, 900) == "not yet: 412 s left of 900 s"
-    assert "do not run yet" in waiting_for(None, AT, 900)
+    assert waiting_for(None, AT, 900) == NO_CLOCK
 
 
 @pytest.mark.parametrize(
     ("guard", "fields", "words"),
     [
-        ("metrics_due", {"outstanding": (ROWS,)}, "a send of rows is outstanding"),
+        (
+            "metrics_due",
+            {"outstanding": (ROWS,)},
+            "a send of rows is outstanding; these go with the next one",
+        ),
         ("metrics_due", {}, "not yet: 2 s left of 3 s"),
-        ("metrics_due", {"metrics_since": None}, "do not run yet"),
-        ("checkpoint_due", {"checkpoints": "final"}, "only the final checkpoint"),
-        ("checkpoint_due", {"outstanding": (FILE,)}, "a checkpoint is outstanding"),
+        ("metrics_due", {"metrics_since": None}, NO_CLOCK),
+        (
+            "checkpoint_due",
+            {"checkpoints": "final"},
+            "only the final checkpoint was asked for (checkpoints='final')",
+        ),
+        (
+            "checkpoint_due",
+            {"outstanding": (FILE,)},
+            "a checkpoint is outstanding; the next one leaves after it",
+        ),
         ("checkpoint_due", {}, "not yet: 899 s left of 900 s"),
+        ("checkpoint_due", {"checkpoint_since": None}, NO_CLOCK),
         ("keep_due", {"checkpoints": "none"}, "checkpoints='none' keeps no such checkpoint"),
         ("keep_due", {"checkpoints": "best"}, "checkpoints='best' keeps no such checkpoint"),
         ("keep_due", {}, "not strictly better, and not yet: 899 s left of 900 s"),
@@ -108,7 +122,34 @@ def test_a_guard_that_says_no_says_why(guard, fields, words):
     event = HeartbeatTick(AT) if guard == "heartbeat_due" else saved()
     assert asked.name == guard
     assert asked.holds(memory(**fields), event) is False
-    assert words in asked.why_not(memory(**fields), event)
+    assert asked.why_not(memory(**fields), event) == words
+
+
+@pytest.mark.parametrize(
+    ("guard", "fields", "holds"),
+    [
+        ("metrics_due", {}, True),
+        ("metrics_due", {"outstanding": (FILE,)}, True),
+        ("metrics_due", {"outstanding": (ROWS,)}, False),
+        ("metrics_due", {"metrics_since": None}, False),
+        ("metrics_due", {"metrics_since": AT - 2.9}, False),
+        ("checkpoint_due", {}, True),
+        ("checkpoint_due", {"outstanding": (ROWS,)}, True),
+        ("checkpoint_due", {"outstanding": (FILE,)}, False),
+        ("checkpoint_due", {"checkpoints": "final"}, False),
+        ("checkpoint_due", {"checkpoint_since": None}, False),
+        ("checkpoint_due", {"checkpoint_since": AT - 899}, False),
+        ("heartbeat_due", {}, True),
+        ("heartbeat_due", {"heartbeat_since": None}, True),
+        ("heartbeat_due", {"hub_wanted": False}, False),
+        ("heartbeat_due", {"heartbeat_out": True}, False),
+        ("heartbeat_due", {"heartbeat_since": AT - 299}, False),
+    ],
+)
+def test_one_reason_is_enough_to_wait(guard, fields, holds):
+    """To the second when its interval is over a send is due, and each reason against it holds it back by itself."""
+    over = {"metrics_since": AT - 3, "checkpoint_since": AT - 900, "heartbeat_since": AT - 300}
+    assert getattr(room, guard).holds(memory(**(over | fields)), Tick(AT)) is holds
 
 
 def test_a_torn_checkpoint_is_not_kept_and_says_so():
@@ -125,6 +166,13 @@ def test_a_refused_send_is_not_under_way():
     assert is_outstanding(memory(outstanding=(ROWS,)), SendRows)
     assert not is_outstanding(refused, SendRows)
     assert not is_outstanding(memory(outstanding=(ROWS,)), SendCheckpoint)
+
+
+def test_what_else_is_refused_changes_nothing():
+    """A send is under way although another one was refused."""
+    other = Refused(FILE.key, "too large", AT)
+    assert is_outstanding(memory(outstanding=(FILE, ROWS), refused=(other,)), SendRows)
+    assert not is_outstanding(memory(outstanding=(FILE, ROWS), refused=(other,)), SendCheckpoint)
 
 
 # -- which checkpoint is kept ----------------------------------------------------------------------------
