@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import hubstate
-from hubstate import CheckpointKind, Limits
+from hubstate import CheckpointKind, Limits, Outcome
+from hubstate.actions import SendCheckpoint
 from hubstate.archive import sha256_of
 from hubstate.checkpoints import newest_whole
 from hubstate.clock import SystemClock
 from hubstate.errors import CheckpointMissing
-from hubstate.events import Saved
+from hubstate.events import Abort, Saved
 from hubstate.hubs.hub_v1 import HubV1
 from hubstate.opening import needed_snapshots, peek
 from hubstate.server.running import RunningHub, running
@@ -234,6 +235,12 @@ def test_a_folder_with_a_link_out_of_it_is_refused() -> None:
     session.close()
 
 
+def copies(session: hubstate.Session) -> set[str]:
+    """The names of the copies that lie there, but for what is being removed just now."""
+    names = {file.name for file in (folder(session) / "snapshots").iterdir()}
+    return {name for name in names if not name.startswith(".")}
+
+
 def deliver_to(hub: RunningHub, session: hubstate.Session) -> None:
     """Delivers what a session that nobody holds open has left."""
     client = HubV1(hub.url, None)
@@ -253,13 +260,13 @@ def test_a_long_run_keeps_what_is_needed_and_leaves_nothing(tmp_path: Path, is_f
                 text = f"weights of epoch {epoch}"
                 path = folder_of(text) if is_folder else write(text)
                 session.save(path, epoch=epoch, fitness=epoch / 300 if epoch % 3 else None)
-                here = {file.name for file in (folder(session) / "snapshots").iterdir()}
+                here = copies(session)
                 assert here >= needed_snapshots(peek(folder(session)).memory)
             if attempt < 2:
                 session.close()
             else:
                 session.finish()
-            here = {file.name for file in (folder(session) / "snapshots").iterdir()}
+            here = copies(session)
             assert here == needed_snapshots(peek(folder(session)).memory)
             assert len(here) <= 3  # the newest, the best, and one that is to leave
             deliver_to(hub, session)
@@ -287,8 +294,8 @@ def test_what_an_attempt_goes_on_from_stays_until_it_keeps_its_own() -> None:
     assert "final" not in kept(session)
 
 
-def test_what_an_attempt_went_on_from_goes_with_its_end() -> None:
-    """An attempt that keeps nothing of its own leaves nothing behind of what it went on from."""
+def test_what_an_attempt_went_on_from_goes_with_its_end(tmp_path: Path) -> None:
+    """An attempt that keeps nothing of its own leaves nothing behind of what it went on from, once that is delivered."""
     session = hubstate.start("digits")
     session.save(write("named"), epoch=3, kind="final")
     session.close()
@@ -296,4 +303,54 @@ def test_what_an_attempt_went_on_from_goes_with_its_end() -> None:
     session = hubstate.start("digits", resume=True)
     assert kept(session) == {"final": "named"}
     session.finish()
+    assert final_of(session) == (CheckpointKind.FINAL, 3, "named")
+    with running(tmp_path / "hub") as hub:
+        deliver_to(hub, session)
     assert kept(session) == {}
+
+
+def named_and_gone(fitness: float | None = 0.9) -> hubstate.Session:
+    """The second attempt of a training whose first named its final checkpoint, and died before it said its end."""
+    session = hubstate.start("digits")
+    session.save(write("best"), epoch=1, fitness=fitness)
+    session.save(write("named", "named.pt"), epoch=3, kind="final")
+    session.close()
+    return hubstate.start("digits", resume=True)
+
+
+def test_what_was_named_before_a_crash_is_final_still() -> None:
+    """Whoever dies between naming the final checkpoint and the end has named it: the next attempt's end delivers it."""
+    session = named_and_gone()
+    assert list(session.epochs()) == []
+    session.finish()
+    assert final_of(session) == (CheckpointKind.FINAL, 3, "named")
+
+
+def test_what_was_named_before_a_crash_is_not_final_once_it_is_trained_on() -> None:
+    """What an earlier attempt named gives way to the best, as soon as the next one saved something behind it."""
+    session = named_and_gone()
+    session.save(write("not better"), epoch=4, fitness=0.5)
+    session.finish()
+    assert final_of(session) == (CheckpointKind.FINAL, 1, "best")
+
+
+def test_what_was_named_before_a_crash_gives_way_to_a_newer_file() -> None:
+    """Where no best is known, the newest saved file is final, and not what an earlier attempt named before it."""
+    session = hubstate.start("digits", checkpoints="best")
+    session.save(write("named", "named.pt"), epoch=3, kind="final")
+    session.close()
+    session = hubstate.start("digits", checkpoints="best", resume=True)
+    session.save(write("newest"), epoch=4)
+    session.finish()
+    assert final_of(session) == (CheckpointKind.FINAL, 4, "newest")
+
+
+@pytest.mark.parametrize("fitness", [None, 0.9], ids=["no best", "a best"])
+def test_an_abort_behind_a_crash_delivers_what_was_named(fitness: float | None) -> None:
+    """An attempt that ends by an error before it saved anything delivers the newest whole checkpoint: the named one."""
+    session = named_and_gone(fitness)
+    session.tell(Abort, outcome=Outcome.FAILED, reason="no memory left")
+    session.close()
+    (sent,) = [a for a in peek(folder(session)).memory.outstanding if isinstance(a, SendCheckpoint)]
+    assert (sent.kind, sent.epoch) == (CheckpointKind.LAST, 3)
+    assert kept(session)["final"] == "named"
