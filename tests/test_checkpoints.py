@@ -311,11 +311,11 @@ def test_what_an_attempt_went_on_from_goes_with_its_end(tmp_path: Path) -> None:
 
 def named_and_gone(fitness: float | None = 0.9) -> hubstate.Session:
     """The second attempt of a training whose first named its final checkpoint, and died before it said its end."""
-    session = hubstate.start("digits")
+    session = hubstate.start("digits", epochs=4)
     session.save(write("best"), epoch=1, fitness=fitness)
     session.save(write("named", "named.pt"), epoch=3, kind="final")
     session.close()
-    return hubstate.start("digits", resume=True)
+    return hubstate.start("digits", epochs=4, resume=True)
 
 
 def test_what_was_named_before_a_crash_is_final_still() -> None:
