@@ -32,6 +32,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.clock import Clock
+from hubstate.errors import CheckpointMissing
 from hubstate.events import (
     Answered,
     Delivered,
@@ -46,7 +47,7 @@ from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, News, Parcel, R
 from hubstate.limits import LEAST_HEARTBEAT, next_due
 from hubstate.log import log
 from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox
-from hubstate.snapshots import digest
+from hubstate.snapshots import digest, look
 
 __all__ = ["Sender", "SenderThreads", "Stepper"]
 
@@ -249,8 +250,14 @@ class Sender:
                 file = self._snapshot(action.snapshot)
                 try:
                     sha256 = delivery.sha256 or digest(file)
-                except OSError as error:
-                    return f"the kept file {file.name} cannot be read here any more: {error.strerror}"
+                    size = look(file).size
+                except (OSError, CheckpointMissing) as error:
+                    reason = error.strerror if isinstance(error, OSError) else error
+                    return f"the kept file {file.name} cannot be read here any more: {reason}"
+                if size != action.size:
+                    return (
+                        f"the kept file {file.name} has {size} bytes, and had {action.size} when it was kept"
+                    )
                 if not delivery.sha256:
                     self._outbox.remember_digest(delivery.key, sha256)
                 return Parcel(action.key, action, memory.session, memory.model, file=file, sha256=sha256)
