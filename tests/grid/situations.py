@@ -25,6 +25,7 @@ from hubstate.actions import (
 from hubstate.states import CheckpointKind, Outcome, State
 
 __all__ = [
+    "ASKED",
     "BEST",
     "CLOSE",
     "END",
