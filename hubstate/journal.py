@@ -217,6 +217,7 @@ class Journal:
         self._synced = ""
         self._named = 0
         self._begin(recovery.memory)
+        self._adopt_earlier()
 
     @property
     def n(self) -> int:
@@ -319,10 +320,30 @@ class Journal:
             self.sync()
         finally:
             with self._syncing:
-                for fd in (*self._retired, self._fd):
-                    os.close(fd)
-                self._retired.clear()
-                self._fd = -1
+                self._let_go()
+
+    def _adopt_earlier(self) -> None:
+        """The next sync keeps the earlier segments too: who wrote them may have died before its own.
+
+        What is written from now on builds on them, so a power cut must not take their ends and leave this one.
+        """
+        for number in segments(self._folder):
+            path = self._folder / _name(number)
+            if number >= self._segment or not path.exists():
+                continue  # a packed one was synced when it was packed
+            try:
+                self._retired.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue  # packed just now
+            except OSError as error:
+                self._let_go()
+                raise StorageError(f"cannot open the journal {path}: {error.strerror}") from error
+
+    def _let_go(self) -> None:
+        for fd in (*self._retired, self._fd):
+            os.close(fd)
+        self._retired.clear()
+        self._fd = -1
 
     def _begin(self, memory: Memory) -> None:
         """Starts a segment. The old one, if any, stays in use until the new one has its head."""

@@ -285,6 +285,29 @@ def test_a_disk_that_does_not_keep_what_it_took_is_told(tmp_path, monkeypatch):
 
 
 @INVENTED
+def test_a_sync_keeps_what_a_killed_process_left_unsynced(tmp_path, monkeypatch):
+    """What is built on earlier segments must not outlive them: the first sync keeps their ends as well."""
+    killed = written(tmp_path, 3)
+    journal = written(tmp_path, 1)
+    synced = []
+    fsync = os.fsync
+
+    def noted(fd):
+        synced.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(room.os, "fsync", noted)
+    journal.sync()
+    assert segment(tmp_path, 1).stat().st_ino in synced
+    assert segment(tmp_path, 2).stat().st_ino in synced
+    synced.clear()
+    journal.sync()
+    assert segment(tmp_path, 1).stat().st_ino not in synced
+    journal.close()
+    killed.close()
+
+
+@INVENTED
 def test_closed_segments_are_compressed_and_read_as_before(tmp_path):
     """Compressing changes no line, spares the segment that is written, and can be repeated."""
     for _ in range(3):
