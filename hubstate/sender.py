@@ -43,7 +43,7 @@ from hubstate.events import (
     StopRequested,
     Tick,
 )
-from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, News, Parcel, Reply
+from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, Parcel, Reply
 from hubstate.limits import LEAST_HEARTBEAT, next_due
 from hubstate.log import log
 from hubstate.outbox import FILES, LONGEST_WAIT, WORDS, Delivery, Outbox
@@ -174,7 +174,7 @@ class Sender:
             )
             return
         reply = self._hub.deliver(Parcel(action.key, action, memory.session, memory.model))
-        self._hear(reply.news)
+        self._hear(reply)
         match reply:
             case Accepted():
                 self._door.tell(Delivered, key=action.key)
@@ -201,7 +201,7 @@ class Sender:
             self._fold()
             return 0.0
         reply = self._hub.deliver(parcel)
-        self._hear(reply.news)
+        self._hear(reply)
         return self._settle(claim, parcel, reply)
 
     def _is_settled(self, delivery: Delivery) -> bool:
@@ -332,10 +332,12 @@ class Sender:
 
     # -- what answers tell beside the receipt ------------------------------------------------------------
 
-    def _hear(self, news: News) -> None:
-        memory = self._door.memory
+    def _hear(self, reply: Reply) -> None:
+        memory, news = self._door.memory, reply.news
+        # A session belongs to the first hub that holds something of it; a page of somebody in between holds nothing.
+        belongs = memory.hub is None and isinstance(reply, Accepted)
         told = {
-            "hub": news.hub if memory.hub is None else None,
+            "hub": news.hub if belongs else None,
             "model": news.model if news.model != memory.model else None,
             "url": news.url if news.url != memory.url else None,
             "metrics_interval": _changed(news.metrics_interval, memory.metrics_interval, 0.0),

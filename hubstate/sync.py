@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubstate.actions import Decision, Memory, OpenSession
+from hubstate.actions import Decision, Memory
 from hubstate.clock import Clock
 from hubstate.errors import HubError, HubRefused, HubUnreachable, UsageError
 from hubstate.events import Abort, GiveUp, RetryRefused
@@ -85,7 +85,10 @@ class Remainder:
     def step(self) -> float:
         """One parcel of words and one of files at most; returns the seconds until it wants to be called again."""
         rest = self._sender.step(WORDS)
-        return min(rest, self._sender.step(FILES))
+        rest = min(rest, self._sender.step(FILES))
+        if self._opened.snapshots.needless:
+            self._opened.sync()
+        return rest
 
     def close(self) -> None:
         """Lets go of the session, and not of the hub, which others may share."""
@@ -142,21 +145,13 @@ def give_up(folder: Path, reason: str, clock: Clock) -> Memory:
     at most the word of the end, to a hub that knows the session. Raises what `opening.reopen` raises.
     """
     with _opened(folder, clock) as opened:
-        unknown = _is_unknown(opened.door.memory)
         if opened.door.memory.state in OPEN_ENDED:
             opened.door.tell(Abort, outcome=Outcome.UNKNOWN, reason=reason)
         if opened.door.memory.state is not State.IDLE:
             opened.door.tell(GiveUp, reason)
-        if unknown and opened.door.memory.outstanding:
-            opened.door.tell(GiveUp, reason)  # no hub knows of it, so none can hear of its end
+        if opened.door.memory.hub is None and opened.door.memory.outstanding:
+            opened.door.tell(GiveUp, reason)  # no hub holds anything of it, so none can hear of its end
         return opened.door.memory
-
-
-def _is_unknown(memory: Memory) -> bool:
-    """Whether certainly no hub knows the session: none was ever heard, or the one that was refused to open it."""
-    refused = {refused.key for refused in memory.refused}
-    opening = any(isinstance(a, OpenSession) and a.key in refused for a in memory.outstanding)
-    return memory.hub is None or (memory.model is None and opening)
 
 
 @contextmanager

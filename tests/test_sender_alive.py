@@ -130,6 +130,20 @@ def test_a_session_stays_with_its_first_hub(opened):
     assert opened.door.memory.hub == "http://hub.test"
 
 
+@pytest.mark.parametrize("kind", [Declined, Delayed])
+def test_a_session_belongs_to_nobody_who_holds_nothing_of_it(rig, kind):
+    """A hub that refuses the opening, or a page of somebody in between, does not bind the session to its address."""
+    news = News(hub="http://hotel.test")
+    reply = {
+        Declined: Declined("no", 400, news),
+        Delayed: Delayed("hub_failing", "a page of HTML", 200, news=news),
+    }[kind]
+    rig.hub.script(f"{rig.door.memory.session}/1/open", reply)
+    rig.sender.step(WORDS)
+    assert len(rig.hub.requests) == 1
+    assert rig.door.memory.hub is None
+
+
 @pytest.mark.parametrize("news_in", [Accepted, Declined, Delayed])
 def test_a_wish_to_stop_is_heard_in_any_answer(opened, news_in):
     """Whatever the answer to whatever request, a wish to stop reaches the session, once."""
