@@ -68,10 +68,20 @@ class Opened:
         """Its outbox; whoever asks closes it."""
         return Outbox(self.folder / "outbox.sqlite", self.folder)
 
+    def sync(self) -> None:
+        """Asks the disk to keep what was written, and removes the copies that it made needless.
+
+        Raises `StorageError` if the disk says that it could not, or if one cannot be removed.
+        """
+        needless = self.snapshots.needless  # what becomes so from here on is for the next call
+        self.door.sync()
+        self.snapshots.tidy(needless)
+
     def close(self) -> None:
         """Lets go of the session, also where its journal raises `StorageError` for the last time."""
         try:
             self.door.close()
+            self.snapshots.tidy(self.snapshots.needless)
         finally:
             self.ownership.release()
 
@@ -182,9 +192,11 @@ def needed_snapshots(memory: Memory) -> set[str]:
 
 
 def discard_needless(snapshots: Snapshots, before: Memory, after: Memory, *, spare: str = "") -> None:
-    """Removes the copies that a step made needless, but for the one that somebody goes on from just now."""
-    for name in needed_snapshots(before) - needed_snapshots(after) - {spare}:
-        snapshots.discard(name)
+    """Puts off the copies that a step made needless, but for the one that somebody goes on from just now.
+
+    They are removed once the disk keeps that step: a power cut may take it back, and then they are needed again.
+    """
+    snapshots.put_off(needed_snapshots(before) - needed_snapshots(after) - {spare})
 
 
 def peek(folder: Path) -> Peek:

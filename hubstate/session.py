@@ -571,7 +571,7 @@ class Session:
         if kept or memory.state not in (*_BEFORE_TRAINING, State.TRAINING):
             name, self._spare = self._spare, ""
             if name not in needed_snapshots(memory):
-                self._opened.snapshots.discard(name)
+                self._opened.snapshots.put_off((name,))
 
     def _make_posting(self) -> Posting:
         """On the sender's first thread."""
@@ -585,7 +585,8 @@ class Session:
     def _sync(self) -> None:
         """On the sender's threads: asks the disk to keep what was written, files before the lines that name them."""
         self._sync_copies()
-        self._door.sync()
+        if self._opened is not None:
+            self._opened.sync()
 
     def _sync_copies(self) -> None:
         while self._opened is not None and self._unsynced:

@@ -78,6 +78,7 @@ class Snapshots:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._needless: set[str] = set()
 
     def holds_itself(self, source: Path) -> bool:
         """Whether `source` is a folder that these snapshots lie in: no copy of it could ever be whole."""
@@ -139,23 +140,46 @@ class Snapshots:
                 f"the disk did not keep the snapshot {self.path(name)}: {error.strerror}"
             ) from error
 
+    def put_off(self, names: Iterable[str]) -> None:
+        """Nobody needs these any more, once the disk keeps the line that says so: `tidy` removes them then."""
+        self._needless |= set(names)
+
+    @property
+    def needless(self) -> frozenset[str]:
+        """What was put off and lies here still."""
+        return frozenset(self._needless)
+
+    def tidy(self, names: Iterable[str]) -> None:
+        """Removes those of `names` that are needless still. Raises `StorageError` if one cannot go."""
+        try:
+            for name in sorted(self._needless.intersection(names)):
+                self.discard(name)
+        except OSError as error:
+            raise StorageError(f"cannot tidy up the snapshots in {self._folder}: {error.strerror}") from error
+
     def discard(self, name: str) -> None:
         """Removes a snapshot that nobody needs any more; one that is gone is no mistake."""
+        self._needless.discard(name)
         path = self.path(name)
         if path.is_dir():
             # It goes at once, whatever breaks into it: half a folder must not be taken for a whole one.
-            path = path.replace(self._folder / f".{name}.part")
+            try:
+                path = path.replace(self._folder / f".{name}.part")
+            except FileNotFoundError:
+                return  # another thread is removing it
         _remove(path)
 
     def sweep(self, needed: Iterable[str]) -> None:
-        """Removes every snapshot, and every half one, but the `needed`. Raises `StorageError` if one cannot go."""
+        """Removes every half one, and puts off every other one but the `needed`. Raises `StorageError` if one cannot go."""
         if not self._folder.is_dir():
             return
         keep = set(needed)
         try:
             for file in self._folder.iterdir():
-                if file.name not in keep:
+                if file.name.startswith("."):
                     _remove(file)
+                elif file.name not in keep:
+                    self.put_off((file.name,))
         except OSError as error:
             raise StorageError(f"cannot tidy up the snapshots in {self._folder}: {error.strerror}") from error
 

@@ -274,17 +274,32 @@ def test_discarding_removes_once_and_takes_it_calmly_after(source, snapshots):
 
 
 def test_sweeping_spares_only_what_is_needed(source, snapshots):
-    """What a killed process left, half copies included, goes when the session is opened again."""
+    """What a killed process left goes once its session is open and synced again; half copies go at once."""
     snapshots.sweep(["a"])
     for name in ("a", "b", "c"):
         snapshots.take(source, name)
     snapshots.path(".d.part").write_bytes(b"half")
     snapshots.sweep(["a", "c", "never taken"])
+    assert left(snapshots) == ["a", "b", "c"]
+    snapshots.tidy(snapshots.needless)
     assert left(snapshots) == ["a", "c"]
     snapshots.path("folder").mkdir()
     snapshots.path("folder").joinpath("file").write_bytes(b"a whole folder")
     snapshots.sweep(["a"])
+    snapshots.tidy(snapshots.needless)
     assert left(snapshots) == ["a"]
+
+
+def test_what_becomes_needless_later_waits_for_its_own_sync(source, snapshots):
+    """Whoever syncs removes what was needless before, and not what became so meanwhile."""
+    for name in ("a", "b"):
+        snapshots.take(source, name)
+    snapshots.put_off(["a"])
+    before = snapshots.needless
+    snapshots.put_off(["b"])
+    snapshots.tidy(before)
+    assert left(snapshots) == ["b"]
+    assert snapshots.needless == {"b"}
 
 
 def test_what_cannot_be_swept_is_told(source, snapshots, monkeypatch):
@@ -294,7 +309,11 @@ def test_what_cannot_be_swept_is_told(source, snapshots, monkeypatch):
     def forbidden(_path, missing_ok=False):
         raise PermissionError(13, "Permission denied")
 
+    snapshots.sweep([])
     monkeypatch.setattr(Path, "unlink", forbidden)
+    with pytest.raises(StorageError, match="cannot tidy up"):
+        snapshots.tidy(snapshots.needless)
+    snapshots.path(".b.part").write_bytes(b"half")
     with pytest.raises(StorageError, match="cannot tidy up"):
         snapshots.sweep([])
 
