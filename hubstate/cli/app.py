@@ -16,6 +16,7 @@ from hubstate.cli import (
     hub,
     login,
     run,
+    simulate,
     status,
     sync,
     trace,
@@ -72,3 +73,4 @@ app.command(rich_help_panel=_HERE)(doctor.doctor)
 app.command(rich_help_panel=_HERE)(diagram.diagram)
 app.command(rich_help_panel=_PROOF)(verify.verify)
 app.command(rich_help_panel=_PROOF)(check.check)
+app.command(rich_help_panel=_PROOF)(simulate.simulate)

@@ -55,7 +55,7 @@ def judge(folder: Path, ledger: Ledger, house: House) -> None:
     there = _at_hub(house, folder.name)
     if there is None:
         kept = [uid for uid in ledger.rows if uid not in ledger.lost | ledger.given_up]
-        if kept or not ledger.forgave and memory.attempt:
+        if kept or (memory.attempt and not ledger.forgave):
             raise Broken(f"S1: the hub does not know {folder.name}, of which {len(kept)} rows were recorded")
         return
     _same_attempts(folder, ledger, there)
@@ -64,9 +64,7 @@ def judge(folder: Path, ledger: Ledger, house: House) -> None:
     if not ledger.forgave and there.model["state"] != memory.state.value:
         raise Broken(f"{folder.name} is {memory.state.value}, and the hub calls it {there.model['state']}")
     if not ledger.forgave and there.model["outcome"] != memory.outcome.value:
-        raise Broken(
-            f"{folder.name} ended {memory.outcome.value}, and the hub says {there.model['outcome']}"
-        )
+        raise Broken(f"{folder.name} ended {memory.outcome.value}, and the hub says {there.model['outcome']}")
 
 
 def _ended(folder: Path, memory: Memory) -> None:
@@ -75,7 +73,10 @@ def _ended(folder: Path, memory: Memory) -> None:
         return
     if memory.state not in TERMINAL_STATES or memory.outstanding:
         rest = ", ".join(action.key for action in memory.outstanding[:5]) or "nothing"
-        raise Broken(f"L2: {folder.name} stays {memory.state.value}, and {rest} waits")
+        why = "; ".join(f"{refused.key}: {refused.reason}" for refused in memory.refused[:3])
+        raise Broken(
+            f"L2: {folder.name} stays {memory.state.value}, and {rest} waits ({why or 'not refused'})"
+        )
     outbox = Outbox(folder / "outbox.sqlite", folder)
     try:
         while outbox.ingest():
@@ -103,9 +104,11 @@ def _at_hub(house: House, session: str) -> _AtHub | None:
     with house.store.database.reading() as connection:
         attempts = schema.attempts
         query = select(attempts.c.attempt, attempts.c.first_epoch).where(attempts.c.session == session)
-        known = {attempt: first for attempt, first in connection.execute(query)}
-        query = select(schema.checkpoints).where(schema.checkpoints.c.session == session)
-        files = {row["kind"]: dict(row) for row in connection.execute(query).mappings()}
+        known = {int(attempt): int(first) for attempt, first in connection.execute(query)}
+        stored = select(schema.checkpoints).where(schema.checkpoints.c.session == session)
+        files: dict[str, Mapping[str, Any]] = {
+            row["kind"]: dict(row) for row in connection.execute(stored).mappings()
+        }
     places = {(row["epoch"], row["step"], row["final"]): row for row in rows}
     return _AtHub(model, places, known, files)
 
@@ -140,8 +143,8 @@ def _same_rows(folder: Path, ledger: Ledger, there: _AtHub) -> None:
     known = {row.uid: row for row in ledger.rows.values()}
     for place, found in there.rows.items():
         uid = found["metrics"].get("uid")
-        row = known.get(uid)
-        if row is None or (row.epoch, row.step, row.final) != place:
+        recorded = known.get(uid)
+        if recorded is None or (recorded.epoch, recorded.step, recorded.final) != place:
             raise Broken(f"S1: the hub shows a row at {place} of {folder.name} that nobody recorded: {found}")
         if place not in wanted and place not in unsure:
             raise Broken(f"S7: the hub shows row {uid} at {place} of {folder.name}, which is not in force")
@@ -179,24 +182,25 @@ def _same_files(folder: Path, ledger: Ledger, there: _AtHub, house: House) -> No
             before = settled.get(action.kind)
             if before is None or (before.attempt, before.epoch) <= (action.attempt, action.epoch):
                 settled[action.kind] = action
-        for action in step.actions:
-            if isinstance(action, SendCheckpoint):
-                asked.setdefault(action.key, action)
-    known = {sha256 for sha256 in ledger.files.values()}
+        for asks in step.actions:
+            if isinstance(asks, SendCheckpoint):
+                asked.setdefault(asks.key, asks)
+    known = set(ledger.files.values())
     for kind, file in there.files.items():
         bytes_there = hashlib.sha256(
             models.file_of(house.store, folder.name, file["sha256"], kind).read_bytes()
         ).hexdigest()
         if bytes_there != file["sha256"] or bytes_there not in known:
             raise Broken(f"the {kind} file of {folder.name} at the hub is none that a trainer saved")
-    for kind, action in settled.items():
-        at_hub = there.files.get(kind.value)
+    for action in settled.values():
+        name = action.kind.value
+        at_hub = there.files.get(name)
         if at_hub is None:
-            raise Broken(f"S2: {action.key} was acknowledged, and the hub has no {kind.value} file")
+            raise Broken(f"S2: {action.key} was acknowledged, and the hub has no {name} file")
         newer = (at_hub["attempt"], at_hub["epoch"]) > (action.attempt, action.epoch)
         if at_hub["sha256"] != saved.get(action.snapshot) and not (newer and ledger.forgave):
             raise Broken(
-                f"the {kind.value} file of {folder.name} at the hub is of epoch {at_hub['epoch']}, attempt "
+                f"the {name} file of {folder.name} at the hub is of epoch {at_hub['epoch']}, attempt "
                 f"{at_hub['attempt']}, and not {action.key} of epoch {action.epoch}, attempt {action.attempt}"
             )
 
@@ -249,5 +253,3 @@ def digest_of(folders: list[Path], house: House, story: list[str]) -> str:
         sha256.update(msgspec.json.encode(rows))
     sha256.update("\n".join(story).encode())
     return sha256.hexdigest()
-
-

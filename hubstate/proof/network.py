@@ -19,7 +19,7 @@ from hubstate.actions import AnyAction
 from hubstate.clock import Clock
 from hubstate.hubs.base import Delayed, Parcel, Reply
 from hubstate.hubs.hub_v1 import HubV1
-from hubstate.hubs.multipart import Form
+from hubstate.hubs.multipart import Body
 from hubstate.hubs.verdict import Answer
 from hubstate.hubs.wire import LARGEST_ANSWER, Wire
 from hubstate.proof.properties import RowSeen
@@ -258,7 +258,9 @@ class Network:
             case "redirect":
                 return _read(_REDIRECT)
             case "500":
-                return _read(_Response(500, b'{"success": false, "message": "an accident", "error": "accident"}'))
+                return _read(
+                    _Response(500, b'{"success": false, "message": "an accident", "error": "accident"}')
+                )
             case "500 after the work":
                 self._reach(request)
                 return _read(_Response(500, b""))
@@ -341,7 +343,7 @@ class _Line(Wire):
     def send(
         self,
         path: str,
-        body: bytes | Form = b"",
+        body: bytes | Body = b"",
         headers: Mapping[str, str] | None = None,
         *,
         method: str = "POST",
@@ -350,7 +352,7 @@ class _Line(Wire):
     ) -> Answer | Delayed:
         """Hands one request to the network."""
         try:
-            text = body if isinstance(body, bytes) else b"".join(body)
+            text = body if isinstance(body, bytes) else b"".join(iter(body))
         except OSError as error:
             return Delayed("offline", f"the body could not be read: {error.strerror}")
         # The question who is there is no delivery, whatever it was asked for.
@@ -359,5 +361,3 @@ class _Line(Wire):
         if isinstance(answer, Answer):
             self._moved += 1
         return answer
-
-

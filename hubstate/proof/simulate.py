@@ -12,6 +12,7 @@ to be at the hub, row by row and byte by byte, and every session drained, or giv
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import shutil
 import statistics
@@ -20,9 +21,12 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import chdir
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import structlog
+
+from hubstate.events import name_of
 from hubstate.index import sessions_in
 from hubstate.journal import recover
 from hubstate.machine import TABLE
@@ -34,13 +38,14 @@ from hubstate.proof.world import World
 from hubstate.states import State
 from hubstate.sync import OPEN_ENDED
 
-__all__ = ["ENOUGH_RUNS", "MUST_COVER", "Report", "Run", "run", "runs"]
+__all__ = ["ENOUGH_RUNS", "MUST_COVER", "Report", "Run", "row_name", "run", "runs"]
 
 #: What every run reaches at least.
 EPOCHS, HOURS = 100, 6.0
 #: From so many runs on, nothing may stay uncovered.
 ENOUGH_RUNS = 100
 
+_WITH_THE_POWER = ("a file lost with the power", "unsynced bytes lost with the power")
 _DELIVERIES = (
     "open", "rows", "last checkpoint", "best checkpoint", "final checkpoint", "close", "end", "heartbeat", "usage",
 )  # fmt: skip
@@ -193,6 +198,14 @@ def _end(world: World, people: People) -> None:
         for folder in list(sessions_in(DIRECTORY)):
             if recover(folder).memory.outstanding:
                 people.look_after(folder, retry=True, patience=7_200.0)
+    if any(world.counts[f"fault: {what}"] for what in _WITH_THE_POWER):
+        for folder in list(sessions_in(DIRECTORY)):
+            memory = recover(folder).memory
+            if memory.refused and all("cannot be read here" in refused.reason for refused in memory.refused):
+                # A line survived by luck, and the copy that it names did not: what nobody has can only be given up.
+                world.counts["deed: give up what the power took"] += 1
+                people.give_up(folder)
+                people.look_after(folder)
     world.network.settle()
 
 
@@ -240,10 +253,10 @@ class Report:
         )
 
 
-def runs(first: int, count: int, jobs: int) -> Iterator[Run]:
-    """The seeds from `first` on, in `jobs` processes, as they are done; the story is kept of those that failed.
+def runs(first: int, count: int, jobs: int, *, stories: bool = False) -> Iterator[Run]:
+    """The seeds from `first` on, in `jobs` processes, as they are done.
 
-    A seed that breaks the simulator itself comes as a failed run as well, named by the exception.
+    The story is kept of those that failed, or of all (`stories`). A seed that breaks the simulator itself comes as a failed run as well, named by the exception.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -251,7 +264,7 @@ def runs(first: int, count: int, jobs: int) -> Iterator[Run]:
         pending: dict[Future[Run], int] = {}
         while True:
             while len(pending) < 2 * jobs and (seed := next(seeds, None)) is not None:
-                pending[pool.submit(_told, seed)] = seed
+                pending[pool.submit(_told, seed, stories=stories)] = seed
             if not pending:
                 return
             for done in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -263,6 +276,21 @@ def runs(first: int, count: int, jobs: int) -> Iterator[Run]:
                     yield Run(seed, f"{type(error).__name__}: {error}", 0, 0.0, "", Counter())
 
 
-def _told(seed: int) -> Run:
+def _told(seed: int, *, stories: bool) -> Run:
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+    )  # a process of ours
     one = run(seed)
-    return one if one.failure else Run(one.seed, "", one.epochs, one.hours, one.digest, one.counts)
+    return one if one.failure or stories else replace(one, story=())
+
+
+def row_name(name: str) -> str:
+    """A name of what was covered in words: of a row of the table, what it is about."""
+    if not name.startswith("row "):
+        return name
+    rule = TABLE[int(name.removeprefix("row ")) - 1]
+    sources = "any state" if len(rule.sources) == len(State) else ", ".join(s.value for s in rule.sources)
+    events = ", ".join(name_of(event) for event in rule.events)
+    guards = f" [{' and '.join(guard.name for guard in rule.guards)}]" if rule.guards else ""
+    target = f" -> {rule.target.value}" if rule.target else ""
+    return f"{name}: {sources} / {events}{guards}{target}"

@@ -185,15 +185,13 @@ class People:
         low, high, _ = chance.choices(_PACES, [pace[2] for pace in _PACES])[0]
         most = chance.randint(1, 3) if low > 1000 else 10_000
         stop = chance.randint(0, 40)
-        done = 0
-        for epoch in session.epochs():
+        for done, epoch in enumerate(session.epochs(), 1):
             self._steps(session, epoch)
             world.passes(chance.uniform(low, high))
             self._log(session, epoch, None)
             if chance.random() < 0.6:
                 self._save(session, epoch)
             self._aside(session)
-            done += 1
             if session.id:
                 self.epochs += 1
             if done > stop and self._ends_here(session, fate):
@@ -326,7 +324,7 @@ class People:
         world.witness.trained = ""
         for folder in sessions_in(DIRECTORY):
             known = tuple((file.name, file.stat().st_size) for file in sorted(folder.glob("journal-*")))
-            if self._known.get(folder.name) == known:
+            if self._known.get(folder.name) == known and not power:
                 continue  # nobody wrote in it
             self._known[folder.name] = known
             steps = [entry.line for entry in read(folder) if isinstance(entry.line, Step)]
@@ -353,7 +351,9 @@ class People:
         oldest = min(ledger.rows[uid].at for uid in missing)
         age = self.world.clock.monotonic() - oldest
         if power and not unwritten and age > _UNSYNCED and not self.world.counts["fault: failing fsync"]:
-            raise Broken(f"S1: a power cut took a row of {folder.name} that was recorded {age:.0f} s before it")
+            raise Broken(
+                f"S1: a power cut took a row of {folder.name} that was recorded {age:.0f} s before it"
+            )
         self.world.counts["rows lost with a process"] += len(missing)
         self.world.tell(f"{len(missing)} rows of {folder.name} died with the process, unwritten")
         ledger.lost |= set(missing)
@@ -388,7 +388,9 @@ class People:
         """`hubstate sync --give-up`."""
         ledger = self.ledgers.setdefault(folder.name, Ledger())
         memory = recover(folder).memory
-        waiting = {n for a in memory.outstanding if isinstance(a, SendRows) for n in range(a.first, a.last + 1)}
+        waiting = {
+            n for a in memory.outstanding if isinstance(a, SendRows) for n in range(a.first, a.last + 1)
+        }
         waiting |= set(range(memory.rows_asked + 1, memory.rows + 1))
         ledger.given_up |= {row_uid(step) for step in _rows(folder) if step.row in waiting}
         ledger.forgave = True
@@ -415,5 +417,3 @@ def _rows(folder: Path) -> list[Step]:
 
 def _silent(_text: str) -> None:
     """What is said to the person at the terminal is for nobody here."""
-
-

@@ -100,7 +100,10 @@ class Witness:
         kind = kind_of(arrival.action)
         self.counts[f"arrival: {kind}{'' if arrival.stored else ', again'}"] += 1
         seen = self._seen.get(arrival.session)
-        if seen is not None:
+        if seen is not None and (
+            arrival.stored or any(o.key == arrival.action.key for o in seen.monitor.out)
+        ):
+            # (A copy of what was acknowledged long ago finds itself there, whenever it arrives.)
             seen.observe(Arrived(arrival.action, arrival.rows, arrival.stored))
 
     def ended(self, folder: Path, steps: list[Step], *, judge: bool) -> None:

@@ -138,7 +138,7 @@ class World:
 
             def __init__(self, path: Path, journal: Path) -> None:
                 super().__init__(path, journal)
-                world._outboxes.append((path, self))  # noqa: SLF001 - it is the world's own list
+                world._outboxes.append((path, self))
 
         often = backlog.LOOK_AGAIN
         opening.__dict__["Outbox"] = Known
