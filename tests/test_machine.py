@@ -20,7 +20,7 @@ from hubstate.states import State
 sys.path.insert(0, str(Path(__file__).parent / "grid"))
 
 from judge import CELLS, Cell
-from situations import situation
+from situations import FILE, change, situation
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
@@ -151,6 +151,8 @@ def test_the_rest_of_the_deliveries_is_told():
     """While a session finalizes, an answer that is not the last one says how many are still out."""
     memory, event = situation(State.FINALIZING, "delivered", "the close, rows out")
     assert machine.all_delivered.why_not(memory, event) == "1 deliveries wait, 0 of them refused"
+    memory = change(memory, outstanding=(*memory.outstanding, FILE))
+    assert machine.all_delivered.why_not(memory, event) == "2 deliveries wait, 0 of them refused"
 
 
 def test_the_digest_names_the_table():
