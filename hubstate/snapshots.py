@@ -186,10 +186,14 @@ class Snapshots:
 
 def _remove(path: Path) -> None:
     """Removes a file, or a folder with all that is in it; what is gone is no mistake."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    while path.exists():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue  # a thread that was let go of is at it, too: something of it is gone at every turn
 
 
 def _copy_whole(source: Path, target: Path) -> None:
