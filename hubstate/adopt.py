@@ -151,7 +151,6 @@ def _pretrain_routine_start(
         "epoch": opening.first_epoch - 1 if opening.first_epoch else None,
         "checkpoints": event.checkpoints,
         "kept_at": None,
-        "kept_final": None,
     }
 
 
@@ -199,6 +198,9 @@ def _model_save(memory: Memory, event: ModelSave, actions: tuple[AnyAction, ...]
         changes["best_fitness"] = event.fitness
     if kept is not None:
         changes["kept_at"] = event.at
+        # What an earlier attempt named as final is what this one went on from; now it has a checkpoint of its own.
+        if memory.kept_final is not None and memory.kept_final.attempt != memory.attempt:
+            changes["kept_final"] = None
         changes[f"kept_{kept.kind.value}"] = Kept(
             kept.kind, kept.epoch, memory.attempt, kept.snapshot, kept.size, event.at, event.fitness
         )

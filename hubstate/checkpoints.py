@@ -127,7 +127,8 @@ class Checkpoints:
         with self._lock:
             memory = self._door.memory
             saved = memory.saved
-            if memory.checkpoints == "none" or memory.kept_best is not None or memory.kept_final is not None:
+            named = memory.kept_final is not None and memory.kept_final.attempt == memory.attempt
+            if memory.checkpoints == "none" or memory.kept_best is not None or named:
                 return None
             if saved is None or saved.snapshot or saved.attempt != memory.attempt or not _is_as_saved(saved):
                 return None

@@ -39,7 +39,7 @@ from hubstate.events import (
     TrainEnd,
     name_of,
 )
-from hubstate.limits import kind_to_keep
+from hubstate.limits import final_choice, kind_to_keep
 from hubstate.lint import without_builder
 from hubstate.states import CheckpointKind
 
@@ -206,7 +206,7 @@ def _final(memory: Memory, event: TrainEnd) -> tuple[AnyAction, ...]:
             CheckpointKind.FINAL, named.epoch, memory.attempt, named.snapshot, named.size, event.at, None
         )
     else:
-        choice = memory.kept_final or memory.kept_best or memory.kept_last
+        choice = final_choice(memory)
         if choice is None:
             return ()
         kept = choice

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hubstate.actions import Action, Memory, SendCheckpoint, SendRows
+from hubstate.actions import Action, Kept, Memory, SendCheckpoint, SendRows
 from hubstate.errors import UsageError
 from hubstate.events import Event, ModelSave
 from hubstate.states import LIVE_STATES, CheckpointKind, State
@@ -25,6 +25,7 @@ __all__ = [
     "Limits",
     "checkpoint_due",
     "elapsed",
+    "final_choice",
     "heartbeat_due",
     "is_better",
     "is_outstanding",
@@ -158,6 +159,21 @@ def kind_to_keep(memory: Memory, event: ModelSave) -> CheckpointKind | None:
         return None
     rest = _rest(memory.kept_at, event.at, memory.checkpoint_interval)
     return CheckpointKind.LAST if rest is None or rest == 0 else None
+
+
+def final_choice(memory: Memory) -> Kept | None:
+    """What is the final checkpoint if the training ends now: the one that was named, else the best, else the newest.
+
+    What an earlier attempt named is final still, unless this one saved something behind it.
+    """
+    named = memory.kept_final
+    if named is not None and named.attempt != memory.attempt:
+        trained_on = memory.saved is not None and memory.saved.attempt == memory.attempt
+        named = None if trained_on else named
+    if named is not None or memory.kept_best is not None:
+        return named or memory.kept_best
+    rest = [kept for kept in (memory.kept_last, memory.kept_final) if kept is not None]
+    return max(rest, key=lambda kept: (kept.attempt, kept.at), default=None)
 
 
 def _keep_due(memory: Memory, event: Event) -> bool:

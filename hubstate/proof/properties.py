@@ -268,7 +268,6 @@ class Monitor(msgspec.Struct, frozen=True):
     best: float | None = None
     best_waits: str = ""
     kept: bool = False
-    kept_final: bool = False
     newest_waits: bool = False
     # the limits
     rows_since: float | None = None
@@ -536,7 +535,6 @@ class _Judge:
             attempt=m.attempt + 1,
             starts=(*m.starts, m.rows),
             choice=event.checkpoints,
-            kept_final=False,
             beat_since=None,
             beat_out=False,
             rows_interval=event.metrics_interval,
@@ -560,8 +558,7 @@ class _Judge:
         elif CheckpointKind.BEST in kept:
             self.fail("S1", f"{event.snapshot} takes the place of a better checkpoint")
         if kept:
-            final = CheckpointKind.FINAL in kept
-            self.note(kept=m.kept or not final, kept_final=m.kept_final or final, newest_waits=True)
+            self.note(kept=True, newest_waits=True)
 
     def _asks(self, event: Event, actions: tuple[AnyAction, ...]) -> None:
         """What is out now."""
@@ -615,7 +612,7 @@ class _Judge:
             if m.choice != "none" and isinstance(event, TrainEnd):
                 named = event.final is not None and bool(event.final.snapshot)
                 final = any(file.kind is CheckpointKind.FINAL and file.closing for file in files)
-                if not (final or not (named or m.kept or m.kept_final)):
+                if not (final or not (named or m.kept)):
                     self.fail("S1", "no final checkpoint is asked for")
             elif m.choice != "none" and not (bool(files) or not m.newest_waits):
                 self.fail("S1", "the newest checkpoint is not asked for")

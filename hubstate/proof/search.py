@@ -649,7 +649,6 @@ class Moves:
                 saved_epoch=-1,
                 best_waits="",
                 kept=False,
-                kept_final=False,
                 newest_waits=False,
             )
         monitor = msgspec.structs.replace(monitor, rows_delivered=0, rows_not_taken=0, files_delivered=0)
