@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -416,4 +417,29 @@ def test_a_kept_folder_goes_at_once(folder, snapshots):
     snapshots.take(folder, "a")
     snapshots.discard("a")
     snapshots.discard("a")
+    assert left(snapshots) == []
+
+
+def test_two_threads_may_remove_one_folder(folder, snapshots, monkeypatch):
+    """A thread that was let go of may still be removing what another one removes: neither fails, and all of it goes."""
+    remove, replace = shutil.rmtree, Path.replace
+
+    def quicker(path):
+        monkeypatch.setattr(room.shutil, "rmtree", remove)
+        next(file for file in Path(path).rglob("*") if file.is_file()).unlink()
+        raise FileNotFoundError(2, "No such file or directory")
+
+    snapshots.take(folder, "a")
+    monkeypatch.setattr(room.shutil, "rmtree", quicker)
+    snapshots.discard("a")
+    assert left(snapshots) == []
+
+    def even_quicker(path, target):
+        monkeypatch.setattr(Path, "replace", replace)
+        remove(path)
+        return replace(path, target)
+
+    snapshots.take(folder, "b")
+    monkeypatch.setattr(Path, "replace", even_quicker)
+    snapshots.discard("b")
     assert left(snapshots) == []
