@@ -55,6 +55,8 @@ __all__ = ["HubV1"]
 
 _FOREIGN = Capabilities(step_rows=False, closing=False, stop_request=False, own_digest=False)
 
+#: How it is said that a request of this kind is not made here.
+_NO_SUCH_METHOD = (405, 501)
 _ONE_ROW = "this hub keeps one row an epoch"
 _ENCODER = msgspec.json.Encoder()
 
@@ -266,7 +268,11 @@ class HubV1:
             with Content(file) as content:
                 size = content.size
             if size >= tus.LEAST:
-                return self._resumably(parcel, file, size, {"name": name, **fields})
+                told = self._resumably(parcel, file, size, {"name": name, **fields})
+                if told is not None:
+                    return told
+                # Something in between (a proxy) lets no such request pass: one form does it, as with any other hub.
+                self._extras.pop("tus", None)
         headers = {}
         if self._own:
             digest = base64.b64encode(bytes.fromhex(parcel.sha256)).decode()
@@ -276,11 +282,14 @@ class HubV1:
             told = self._told(parcel, self._path("/v1/models/{}/upload", parcel), form, headers)
         return Declined(form.fault) if form.fault else told
 
-    def _resumably(self, parcel: Parcel, file: Path, size: int, fields: dict[str, str]) -> _Told:
+    def _resumably(self, parcel: Parcel, file: Path, size: int, fields: dict[str, str]) -> _Told | None:
+        """Brings the file there in parts; None where requests of this kind cannot be made."""
         model = self._path("/v1/models/{}", parcel)
         assert model is not None, "one's own hub calls a session by its id"
         key = header_text(parcel.key)
         place = tus.transferred(self._wire, model, file, size, parcel.sha256, key)
+        if not isinstance(place, str) and place.status in _NO_SUCH_METHOD:
+            return None
         if isinstance(place, Answer):
             return self._judged(place)
         if not isinstance(place, str):

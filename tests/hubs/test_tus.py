@@ -254,6 +254,31 @@ def test_what_is_no_receipt_is_repeated(
     assert isinstance(reply, Delayed), reply
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [{"uploads": Says(405, {})}, {"HEAD": Says(501, b"")}, {"PATCH": Says(405, b"<html>not here")}],
+    ids=["POST", "HEAD", "PATCH"],
+)
+def test_where_such_requests_do_not_pass_one_form_does(
+    serve: Serve, connect: Connect, large: Path, answers: dict[str, Says]
+) -> None:
+    """A proxy that knows fewer methods than the hub costs the parts, and not the file; it is not tried again."""
+    forms: list[str] = []
+
+    def script(request: Request) -> Says:
+        if request.path.endswith("/upload"):
+            forms.append(request.sha256)
+            return Says(body={"success": True, "data": {"sha256": checkpoint(large).sha256}, "hubstate": {}})
+        return resuming(answers)(request)
+
+    hub = serve(script)
+    client = connect(hub.url)
+    assert isinstance(client.deliver(checkpoint(large)), Accepted)
+    asked = len(hub.requests)
+    assert isinstance(client.deliver(checkpoint(large)), Accepted)
+    assert (len(forms), len(hub.requests)) == (2, asked + 1)
+
+
 @pytest.mark.parametrize("name", ["uploads", "u1"])
 def test_a_refusal_is_final(serve: Serve, connect: Connect, large: Path, name: str) -> None:
     """A hub that says that it will never take this file is believed, before a byte was sent or after."""
