@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from situations import ASKED, BEST, CLOSE, END, FILE, LAST, NOW, PLAIN, ROWS, SAVED, base, change, situation
 
@@ -20,7 +22,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.controller import decide
-from hubstate.machine import TABLE
+from hubstate.machine import TABLE, compiled, refused_exist
 from hubstate.states import CheckpointKind, Outcome, State
 
 TRAINING = base(State.TRAINING)
@@ -315,6 +317,7 @@ def test_a_refusal_tells_all_of_itself() -> None:
     assert (refusal.reason, refusal.illegal) == ("train_start is illegal while training", True)
     assert refusal.legal[:2] == ("fit_epoch_end", "train_batch_end")
     assert (decision.event, decision.guards, decision.journalled) == (event, {}, True)
+    assert (decision.memory, decision.actions) == (memory, ())
 
 
 def test_what_is_held_back_tells_all_of_itself() -> None:
@@ -327,3 +330,14 @@ def test_what_is_held_back_tells_all_of_itself() -> None:
     assert refusal.reason == "not strictly better, and not yet: 840 s left of 900 s"
     assert (decision.event, decision.guards, decision.journalled) == (event, {"keep_due": False}, True)
     assert decision.memory.saves == memory.saves + 1
+
+
+def test_a_refusal_speaks_of_the_table_that_decided() -> None:
+    """Who decides by another table hears what is legal there, and the words of its guards and not the machine's."""
+    only = compiled([dataclasses.replace(TABLE[0], guards=(refused_exist,))])
+    held_back = decide(Memory(), WISH, only).refusal
+    assert held_back is not None
+    assert held_back.reason == "nothing is refused"
+    illegal = decide(Memory(), PLAIN["train_start"], only).refusal
+    assert illegal is not None
+    assert illegal.legal == ("pretrain_routine_start",)
