@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from parcels import KEY, SESSION
 from scripted import Request, Says, ScriptedHub
 
+from hubstate.clock import VirtualClock
 from hubstate.errors import HubRefused, HubUnreachable, SessionNotFound
-from hubstate.hubs.fetch import Known, Source
+from hubstate.hubs.fetch import Known, Source, StoredFile
 
 Serve = Callable[..., ScriptedHub]
 GOOD: dict[str, Any] = {
@@ -132,3 +136,50 @@ def test_the_key_goes_with_the_question(serve: Serve) -> None:
     assert [(r.method, r.path, r.headers["x-api-key"]) for r in requests] == [
         ("GET", f"/v1/models/{SESSION}", KEY)
     ]
+
+
+def stored(size: int) -> StoredFile:
+    return msgspec.convert(FILE | {"size": size}, StoredFile)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [Says(200, b"x" * 1000, drip=0.05), Says(mute=True), Says(drop=True), Says(503, {}), Says(204)],
+    ids=["drip", "mute", "drop", "failing", "empty"],
+)
+def test_a_file_that_does_not_come_is_given_up(serve: Serve, tmp_path: Path, says: Says) -> None:
+    """Less than 64 KiB within the patience is no progress, and neither is an answer without bytes."""
+    source = Source(serve(lambda _request: says).url, KEY, patience=0.2)
+    with pytest.raises(HubUnreachable, match="0 of 1000 bytes came"):
+        source.fetch(stored(1000), tmp_path / "got", VirtualClock())
+    source.close()
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_file_that_is_gone_is_told(serve: Serve, tmp_path: Path, status: int) -> None:
+    """A file that was replaced, or whose address is too old, is nobody's fault: its address is asked for anew."""
+    source = Source(serve(lambda _request: Says(status, {"success": False})).url, KEY)
+    assert not source.fetch(stored(1000), tmp_path / "got", VirtualClock())
+    source.close()
+
+
+def test_a_file_that_is_refused_is_told(serve: Serve, tmp_path: Path) -> None:
+    """Another refusal is the hub's last word."""
+    source = Source(serve(lambda _request: Says(400, {"message": "never"})).url, KEY)
+    with pytest.raises(HubRefused, match="never"):
+        source.fetch(stored(1000), tmp_path / "got", VirtualClock())
+    source.close()
+
+
+def test_a_hub_that_knows_no_parts_sends_the_whole_again(serve: Serve, tmp_path: Path) -> None:
+    """A cut download whose rest nobody sends begins again, and is whole in the end."""
+    data = bytes(range(256)) * 1000
+    half = Says(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 256000\r\n\r\n" + data[:150_000])
+    hub = serve(lambda _request: Says(200, data))
+    hub.then("a", half)
+    source = Source(hub.url, KEY)
+    file = msgspec.structs.replace(stored(len(data)), sha256=hashlib.sha256(data).hexdigest())
+    assert source.fetch(file, tmp_path / "got", VirtualClock())
+    assert (tmp_path / "got").read_bytes() == data
+    assert hub.requests[1].headers["range"] == "bytes=150000-"
+    source.close()
