@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import random
@@ -257,6 +258,45 @@ def test_what_a_killed_process_left_is_cleared(hub: RunningHub) -> None:
         (half / "best-000000-1-0.pt").write_bytes(b"half")
     hubstate.start("digits", hub=hub.url, resume=session_id).close()
     assert left() == [".gitignore", session_id]
+
+
+def test_a_session_that_another_process_brought_meanwhile_is_not_overwritten(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second finds the first one's session as it is, and leaves nothing of its own."""
+    session_id = interrupted(hub, 0.5)
+    real = Source.fetch
+
+    def slower(self: Source, *arguments: Any, **named: Any) -> bool:
+        Path(".hubstate", session_id).mkdir()
+        Path(".hubstate", session_id, "theirs").touch()
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(Source, "fetch", slower)
+    with pytest.raises(SessionBusy, match="another process brought"):
+        elsewhere.bring(session_id, settings.resolve(hub=hub.url), SystemClock())
+    assert left() == [".gitignore", session_id]
+    assert left(f".hubstate/{session_id}") == ["theirs"]
+
+
+@pytest.mark.parametrize("in_the_way", [".hubstate", ".hubstate/.coming-{}"])
+def test_a_directory_that_takes_no_session_is_told(hub: RunningHub, in_the_way: str) -> None:
+    """Where nothing can be kept it is this machine's blame, and told as such."""
+    session_id = interrupted(hub, 0.5)
+    path = Path(in_the_way.format(session_id))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a file")
+    with pytest.raises(StorageError, match="sessions cannot be kept in"):
+        hubstate.start("digits", hub=hub.url, resume=session_id)
+
+
+def test_why_a_key_was_not_shown_is_told(hub: RunningHub) -> None:
+    """A key that is set for another hub is not shown to this one, and the refusal says so."""
+    keys.create(hub.data_dir, "laptop")
+    found = dataclasses.replace(settings.resolve(hub=hub.url), key_withheld="the key is for another hub")
+    with pytest.raises(HubRefused, match="the key is for another hub") as told:
+        elsewhere.bring(UNKNOWN, found, SystemClock())
+    assert told.value.credentials
 
 
 # -- files that come in pieces -------------------------------------------------------------------------------
