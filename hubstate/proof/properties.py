@@ -545,8 +545,8 @@ class _Judge:
 
     def _save(self, event: ModelSave, actions: tuple[AnyAction, ...]) -> None:
         m = self.monitor
-        if not event.unkept:
-            self.note(saved_epoch=max(m.saved_epoch, event.epoch))
+        # Kept or not: where no copy could be had, the trainer's own file serves to go on from.
+        self.note(saved_epoch=max(m.saved_epoch, event.epoch))
         better = event.fitness is not None and (m.best is None or event.fitness > m.best) and not event.unkept
         kept = {action.kind for action in actions if isinstance(action, KeepCheckpoint)}
         if better:
