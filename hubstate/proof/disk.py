@@ -59,6 +59,8 @@ class Disk:
         self.mood = "well"
         self.kill_at: tuple[int, str] | None = None
         self.dead = False
+        #: The names of the files that a power cut took, whole or in part.
+        self.taken: set[str] = set()
         self._chance = chance
         self._now = now
         self._struck = struck
@@ -184,11 +186,13 @@ class Disk:
         named = file.named or self._now() - file.made > WRITTEN_BACK
         if not named and self._chance.random() < 0.5:
             self._struck("a file lost with the power")
+            self.taken.add(path.name)
             path.unlink()
         elif size > safe:
             left = self._chance.randint(safe, size)
             if left < size:
                 self._struck("unsynced bytes lost with the power")
+                self.taken.add(path.name)
             os.truncate(path, left)
 
     def _grown(self, fd: int) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import structlog
 
+from hubstate.actions import Memory, SendCheckpoint
 from hubstate.events import name_of
 from hubstate.index import sessions_in
 from hubstate.journal import recover
@@ -45,7 +46,6 @@ EPOCHS, HOURS = 100, 6.0
 #: From so many runs on, nothing may stay uncovered.
 ENOUGH_RUNS = 100
 
-_WITH_THE_POWER = ("a file lost with the power", "unsynced bytes lost with the power")
 _DELIVERIES = (
     "open", "rows", "last checkpoint", "best checkpoint", "final checkpoint", "close", "end", "heartbeat", "usage",
 )  # fmt: skip
@@ -198,15 +198,22 @@ def _end(world: World, people: People) -> None:
         for folder in list(sessions_in(DIRECTORY)):
             if recover(folder).memory.outstanding:
                 people.look_after(folder, retry=True, patience=7_200.0)
-    if any(world.counts[f"fault: {what}"] for what in _WITH_THE_POWER):
-        for folder in list(sessions_in(DIRECTORY)):
-            memory = recover(folder).memory
-            if memory.refused and all("cannot be read here" in refused.reason for refused in memory.refused):
-                # A line survived by luck, and the copy that it names did not: what nobody has can only be given up.
-                world.counts["deed: give up what the power took"] += 1
-                people.give_up(folder)
-                people.look_after(folder)
+    for folder in list(sessions_in(DIRECTORY)):
+        if _is_taken(recover(folder).memory, world.disk.taken):
+            world.counts["deed: give up what the power took"] += 1
+            people.give_up(folder)
+            people.look_after(folder)
     world.network.settle()
+
+
+def _is_taken(memory: Memory, taken: set[str]) -> bool:
+    """Whether all that is refused are copies that a power cut took before anybody had synced them.
+
+    The lines that name them survived by luck. What nobody has can only be given up.
+    """
+    keys = {refused.key for refused in memory.refused}
+    files = [action for action in memory.outstanding if action.key in keys]
+    return bool(files) and all(isinstance(a, SendCheckpoint) and a.snapshot in taken for a in files)
 
 
 # -- many of them ----------------------------------------------------------------------------------------

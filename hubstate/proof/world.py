@@ -30,7 +30,7 @@ ROOT = Path("/proc/self/cwd")
 #: When every world begins (seconds since 1970).
 START = 1_800_000_000.0
 #: So many turns in one moment are no work any more.
-LIVELOCK = 20_000
+LIVELOCK = 1_000
 #: How often a training looks for what older sessions hold (seconds). Rarer than in life: a look reads whole journals,
 #: and half of a simulation would be spent on looks that find nothing.
 LOOK_AGAIN = 600.0

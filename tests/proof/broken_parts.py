@@ -1,0 +1,209 @@
+"""Broken parts for the simulation to find: each is the real journal, outbox or sender with one mistake in it.
+
+A mistake is planted for the length of a block, and the real part stands again behind it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from hubstate import outbox, sync
+from hubstate.door import Door
+from hubstate.errors import JournalFailing
+from hubstate.hubs import hub_v1
+from hubstate.hubs.base import Accepted, Delayed, Parcel
+from hubstate.journal import Journal
+from hubstate.outbox import FILES, WORDS, Outbox
+from hubstate.sender import Sender
+from hubstate.session import Session
+from hubstate.snapshots import Snapshots, look
+
+__all__ = ["BROKEN", "RARE", "planted"]
+
+Plant = Callable[[], tuple[Any, str, Any]]
+
+
+def settled_before_acknowledgement() -> tuple[Any, str, Any]:
+    """The sender counts as delivered what it sent, whatever became of it."""
+    real = Sender._settle
+
+    def broken(self, delivery, parcel, reply):
+        if isinstance(reply, Delayed):
+            reply = Accepted(rows=len(parcel.rows), sha256=parcel.sha256)
+        return real(self, delivery, parcel, reply)
+
+    return Sender, "_settle", broken
+
+
+def another_key_on_retry() -> tuple[Any, str, Any]:
+    """A repeat carries another key than the first try."""
+    real = Sender._parcel
+
+    def broken(self, delivery):
+        parcel = real(self, delivery)
+        if isinstance(parcel, Parcel) and delivery.tries:
+            return msgspec.structs.replace(parcel, key=f"{parcel.key}~{delivery.tries}")
+        return parcel
+
+    return Sender, "_parcel", broken
+
+
+def snapshot_by_path() -> tuple[Any, str, Any]:
+    """A kept checkpoint is another name of the trainer's own file, which changes with it."""
+
+    def broken(self, source, name):
+        look(source)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        os.link(source, self.path(name))
+        return self.path(name)
+
+    return Snapshots, "take", broken
+
+
+def back_off_ignored() -> tuple[Any, str, Any]:
+    """A try in vain is repeated at once, and again."""
+    real = Outbox.postpone
+    return Outbox, "postpone", lambda self, key, _due, trouble: real(self, key, 0.0, trouble)
+
+
+def newest_first() -> tuple[Any, str, Any]:
+    """The outbox hands out the newest words first, so that attempts overtake each other."""
+    claim = "select * from deliveries where lane = 'words' and refused = 0 order by position desc limit 1"
+    return outbox, "_CLAIM", {**outbox._CLAIM, WORDS: claim}
+
+
+def end_overtakes_what_waits() -> tuple[Any, str, Any]:
+    """A final checkpoint leaves as soon as it is asked for, whatever waits before it."""
+    claim = "select * from deliveries where lane = 'files' and refused = 0 order by position desc limit 1"
+    return outbox, "_CLAIM", {**outbox._CLAIM, FILES: claim}
+
+
+def adopted_before_written() -> tuple[Any, str, Any]:
+    """What could not be written is adopted all the same, and never written."""
+    real = Journal.append
+
+    def broken(self, step, memory):
+        try:
+            real(self, step, memory)
+        except JournalFailing:
+            self._unsure = None
+
+    return Journal, "append", broken
+
+
+def half_a_line_stays() -> tuple[Any, str, Any]:
+    """Half a line, as a full disk leaves it, is not cut back."""
+
+    def broken(self):
+        self._unsure = None
+
+    return Journal, "_cut_back", broken
+
+
+def waiting_steps_forgotten() -> tuple[Any, str, Any]:
+    """The steps that wait in memory while the disk is full are let go of."""
+
+    def broken(self):
+        self._waiting.clear()
+
+    return Door, "_drain", broken
+
+
+def last_row_of_a_send_lost() -> tuple[Any, str, Any]:
+    """The outbox forgets of the last row of a send that it is there."""
+    real = Outbox.rows
+
+    def broken(self, action, after):
+        rows = real(self, action, after)
+        return rows[:-1] if len(rows) > 5 else rows
+
+    return Outbox, "rows", broken
+
+
+def alive_without_a_trainer() -> tuple[Any, str, Any]:
+    """Whoever delivers what is left sends signs of life as if somebody trained."""
+
+    class Alive(Sender):
+        def __init__(self, *arguments, alive=True, **named):
+            super().__init__(*arguments, alive=True, **named)
+
+    return sync, "Sender", Alive
+
+
+def any_page_is_an_answer() -> tuple[Any, str, Any]:
+    """A page of somebody in between counts as an answer of the hub."""
+    real = hub_v1.judge
+
+    def broken(answer, hub, now):
+        return (
+            {"data": {}, "success": True}
+            if answer.status == 200 and answer.body is None
+            else real(answer, hub, now)
+        )
+
+    return hub_v1, "judge", broken
+
+
+def earlier_segments_unsynced() -> tuple[Any, str, Any]:
+    """What a killed process left unsynced stays so, while others build on it."""
+    return Journal, "_adopt_earlier", lambda _self: None
+
+
+def copies_removed_at_once() -> tuple[Any, str, Any]:
+    """A copy goes before the disk keeps the line that made it needless."""
+
+    def broken(self, names):
+        for name in list(names):
+            self.discard(name)
+
+    return Snapshots, "put_off", broken
+
+
+def lines_before_copies() -> tuple[Any, str, Any]:
+    """The disk is asked to keep the lines, and never the copies that they name."""
+    return Session, "_sync_copies", lambda _self: None
+
+
+#: Those that a few worlds show, and those that many are needed for: a fault has to come at the right moment.
+BROKEN: dict[str, Plant] = {
+    plant.__name__: plant
+    for plant in (
+        settled_before_acknowledgement,
+        another_key_on_retry,
+        snapshot_by_path,
+        back_off_ignored,
+        newest_first,
+        end_overtakes_what_waits,
+        adopted_before_written,
+        half_a_line_stays,
+        waiting_steps_forgotten,
+        last_row_of_a_send_lost,
+        alive_without_a_trainer,
+    )
+}
+RARE: dict[str, Plant] = {
+    plant.__name__: plant
+    for plant in (
+        earlier_segments_unsynced,
+        copies_removed_at_once,
+        lines_before_copies,
+        any_page_is_an_answer,
+    )
+}
+
+
+@contextmanager
+def planted(plant: Plant) -> Iterator[None]:
+    """While it lasts, the part is broken."""
+    where, name, broken = plant()
+    real = where.__dict__[name]
+    setattr(where, name, broken)
+    try:
+        yield
+    finally:
+        setattr(where, name, real)
