@@ -72,24 +72,23 @@ def decide(memory: Memory, event: Event, cells: machine.Cells = machine.CELLS) -
 
 def explain(memory: Memory, event: Event) -> str:
     """Why the event would do something or nothing just now, in words. It consumes nothing."""
+    decision = decide(memory, event)
+    refusal = decision.refusal
+    if refusal is not None and refusal.illegal:
+        return f"illegal while {memory.state.value}; legal here: {', '.join(refusal.legal) or 'nothing'}"
     choice = machine.choose(memory, event)
-    if choice is None:
-        legal = ", ".join(machine.legal_events(memory.state))
-        return f"illegal while {memory.state.value}; legal here: {legal or 'nothing'}"
-    rule, guards = choice
-    failed = _why_held(memory, event, guards, machine.CELLS)
-    if rule is None or rule.held:
-        return failed or rule_text(rule)
-    return rule_text(rule) + (f" ({failed})" if failed else "")
+    assert choice is not None, "the pair is legal"
+    failed = _why_held(memory, event, choice.guards, machine.CELLS)
+    if refusal is not None:
+        return failed or _note(choice.rule) or f"nothing is done while {memory.state.value}"
+    words = [f"-> {decision.memory.state.value}"] if decision.memory.state is not memory.state else []
+    words += dict.fromkeys(type(action).__name__ for action in decision.actions)
+    said = "; ".join(part for part in (", ".join(words), _note(choice.rule)) if part) or "stays"
+    return said + (f" ({failed})" if failed else "")
 
 
-def rule_text(rule: machine.Rule | None) -> str:
-    """A row in a few words: where it leads and what it does."""
-    if rule is None:
-        return "nothing"
-    parts = [f"-> {rule.target.value}"] if rule.target else []
-    parts += [kind.__name__ for kind in rule.actions if kind is not Action]
-    return ", ".join(parts) + (f"; {rule.note}" if rule.note and parts else rule.note) or "stays"
+def _note(rule: machine.Rule | None) -> str:
+    return "" if rule is None else rule.note
 
 
 def _illegal(memory: Memory, event: Event, cells: machine.Cells) -> Decision:

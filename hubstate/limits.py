@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
 from hubstate.actions import Action, Kept, Memory, SendCheckpoint, SendRows
@@ -99,7 +100,8 @@ def waiting_for(since: float | None, at: float, interval: float) -> str:
     left = _rest(since, at, interval)
     if left is None:
         return "the clocks of the limits do not run yet (they start with pretrain_routine_end)"
-    return f"not yet: {left:.0f} s left of {interval:g} s"
+    # Rounded up: what is not over is never told as 0 s.
+    return f"not yet: {ceil(left) if left >= 1 else ceil(left * 100) / 100:g} s left of {interval:g} s"
 
 
 # -- rows ------------------------------------------------------------------------------------------------

@@ -236,8 +236,8 @@ class Session:
 
     @property
     def legal(self) -> tuple[str, ...]:
-        """The names of the events that are legal now."""
-        return machine.legal_events(self.state)
+        """The names of the events that are legal now; none once the session was let go of."""
+        return () if self._closed else machine.legal_events(self.state)
 
     @property
     def stop_requested(self) -> bool:
@@ -275,7 +275,13 @@ class Session:
         kinds = {name_of(kind): kind for kind in EVENTS}
         if event not in kinds:
             raise UsageError(f"there is no event {event!r}; there are {', '.join(sorted(kinds))}")
-        return explain(self._door.memory, _sample(kinds[event], self._door.now()))
+        if self._closed:
+            return f"the session was let go of by this process while {self.state.value}: nothing is taken any more"
+        asked = _sample(kinds[event], self._door.now())
+        if isinstance(asked, PretrainRoutineStart):
+            wanted, main = self._found.mode != "off", self._found.rank <= 0
+            asked = msgspec.structs.replace(asked, wanted=wanted, main=main)
+        return explain(self._door.memory, asked)
 
     # -- what a trainer says -------------------------------------------------------------------------------
 

@@ -18,12 +18,14 @@ import pytest
 
 import hubstate
 from hubstate import CheckpointMissing, IllegalEvent, Outcome, State, StorageError, UsageError, settings
-from hubstate.events import Answered, HeldUp
+from hubstate.actions import Memory
+from hubstate.controller import explain
+from hubstate.events import CLOCK_EVENTS, EVENTS, HUB_EVENTS, Answered, Event, HeldUp, name_of
 from hubstate.journal import Head, Journal, Step, read
 from hubstate.machine import legal_events
 from hubstate.opening import peek
 from hubstate.sender import SenderThreads
-from hubstate.session import begin
+from hubstate.session import _sample, begin
 from hubstate.snapshots import Snapshots
 from hubstate.wish import Wish
 
@@ -266,6 +268,38 @@ def test_one_line_says_that_no_hub_is_set(capsys: pytest.CaptureFixture[str]) ->
     assert err.count("\n") == 1
     assert "no hub is set" in err
     assert "hubstate sync --hub URL" in err
+
+
+def test_explain_speaks_of_this_session_and_not_of_the_table() -> None:
+    """It names what would be asked now: nothing that is not there, and nothing that this process may not do."""
+    session = hubstate.start("digits", checkpoints="none", limits=hubstate.Limits(metrics=0.4))
+    assert session.explain("abort") == "-> aborted, EndSession; they leave in this order"
+    session.log({"a": 1})
+    assert "0 s left" not in session.explain("fit_epoch_end")
+    assert session.explain("train_end") == "-> finalizing, SendRows, CloseSession; they leave in this order"
+    session.close()
+    assert session.legal == ()
+    assert "was let go of" in session.explain("fit_epoch_end")
+
+
+def test_explain_knows_what_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In mode off, and in a process that is not the main one, it says that this is why nothing opens."""
+    assert "the mode is off" in hubstate.start("digits", mode="off").explain("pretrain_routine_start")
+    monkeypatch.setenv("RANK", "1")
+    assert "rank 0 opens" in hubstate.start("digits").explain("pretrain_routine_start")
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("kind", EVENTS, ids=name_of)
+def test_every_event_is_explained_in_every_state(state: State, kind: type[Event]) -> None:
+    """Why, why not, or what is legal instead: there is a word for every pair, and looking changes nothing."""
+    memory = Memory(
+        state=state, session="S", name="digits", attempt=1, metrics_since=0.0, checkpoint_since=0.0
+    )
+    said = explain(memory, _sample(kind, 1.0))
+    assert said
+    legal = name_of(kind) in legal_events(state) or kind in (*CLOCK_EVENTS, *HUB_EVENTS)
+    assert ("illegal" in said) is not legal
 
 
 # -- resume ----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ WORDS = {
     ("training", "fit_epoch_end", "interval over, rows out"): (
         "the row; it waits (a send of rows is outstanding; these go with the next one)"
     ),
-    ("training", "fit_epoch_end", "interval not over"): "the row; it waits (not yet: 0 s left of 3 s)",
+    ("training", "fit_epoch_end", "interval not over"): "the row; it waits (not yet: 0.5 s left of 3 s)",
     ("training", "model_save", "better, file due"): "KeepCheckpoint, SendCheckpoint",
     ("training", "model_save", "better, file out"): (
         "KeepCheckpoint (a checkpoint is outstanding; the next one leaves after it)"
@@ -46,7 +46,7 @@ WORDS = {
     ("training", "heartbeat_tick", "beat due, no hub"): "no hub is set",
     ("training", "heartbeat_tick", "beat due, one out"): "a heartbeat is outstanding",
     ("training", "retry_refused", "none refused"): "nothing is refused",
-    ("training", "retry_refused", "some refused"): "the same actions, the same keys",
+    ("training", "retry_refused", "some refused"): "SendRows; the same actions, the same keys",
     ("training", "val_start", "usage off"): "the recording of usage is off",
     ("training", "stop_requested", "plain"): "remembered",
     ("finalizing", "delivered", "the close, nothing else"): "-> done",
