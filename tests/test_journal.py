@@ -254,6 +254,27 @@ def test_an_unfinished_segment_is_removed_before_the_next_line(tmp_path, monkeyp
 
 
 @INVENTED
+def test_an_unfinished_segment_that_somebody_else_removed_is_no_hindrance(tmp_path, monkeypatch):
+    """What had to go is gone: the next line is written as if nothing had happened."""
+    journal = written(tmp_path, 1)
+    write = os.write
+
+    def interrupted(fd, data):
+        if b'"segment":2' in data:
+            raise KeyboardInterrupt
+        return write(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "SEGMENT_BYTES", 100)
+        patch.setattr(room.os, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(step(2), Memory(rows=2))
+    segment(tmp_path, 2).unlink()
+    journal.append(step(3), Memory(rows=3))
+    assert (journal.segment, numbers(tmp_path), damages(tmp_path)) == (1, [1, 2, 3], [])
+
+
+@INVENTED
 def test_no_segment_is_written_over(tmp_path):
     """A segment that is there already was written by somebody: whoever would write over it is refused."""
     written(tmp_path, 2).close()
@@ -305,6 +326,47 @@ def test_a_sync_keeps_what_a_killed_process_left_unsynced(tmp_path, monkeypatch)
     assert segment(tmp_path, 1).stat().st_ino not in synced
     journal.close()
     killed.close()
+
+
+@INVENTED
+def test_an_earlier_segment_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
+    """Who cannot see to it that the disk keeps the earlier lines does not go on with them, and leaves no file open."""
+    written(tmp_path, 1).close()
+    fds = len(list(Path("/proc/self/fd").iterdir()))
+    opened = os.open
+
+    def fails(path, flags, *mode):
+        if path == segment(tmp_path):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(room.os, "open", fails)
+    with pytest.raises(StorageError) as told:
+        written(tmp_path, 1)
+    assert str(told.value) == f"cannot open the journal {segment(tmp_path)}: Permission denied"
+    assert len(list(Path("/proc/self/fd").iterdir())) == fds
+
+
+@INVENTED
+def test_an_earlier_segment_that_is_packed_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    """What was packed between the look and the opening was kept by then; those behind it are kept by the first sync."""
+    for _ in range(2):
+        written(tmp_path, 1).close()
+    opened = os.open
+
+    def packed(path, flags, *mode):
+        if path == segment(tmp_path):
+            raise FileNotFoundError(2, "No such file or directory")
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(room.os, "open", packed)
+    journal = written(tmp_path, 1)
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        room.os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name) or fsync(fd)
+    )
+    journal.close()
+    assert synced == [segment(tmp_path, 2).name, segment(tmp_path, 3).name, tmp_path.name]
 
 
 @INVENTED

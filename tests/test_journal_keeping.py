@@ -89,6 +89,18 @@ def test_what_a_process_left_that_died_while_compressing_is_removed(folder):
     assert [path.name for path in folder.iterdir()] == ["journal-000001.jsonl.gz"]
 
 
+def test_what_is_compressed_already_is_passed_over(folder):
+    """A segment that was closed since is compressed beside those that are, and the one that is written is spared."""
+    for count in (1, 2, 3):
+        closed(folder)
+        compress_closed(folder, count)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "journal-000001.jsonl.gz",
+        "journal-000002.jsonl.gz",
+        "journal-000003.jsonl",
+    ]
+
+
 def test_the_old_name_goes_after_the_disk_keeps_the_new_one(folder, monkeypatch):
     """A power cut finds the plain segment or the packed one, and never neither."""
     closed(folder)
@@ -208,7 +220,10 @@ def test_a_journal_that_is_gone_is_noticed(folder, how):
         door.failure = ""
         door.sync()
         assert "is not in" in door.failure
-        assert "what this process records is kept nowhere" in door.failure
+        assert door.failure.endswith(
+            f"the journal is not in {folder} any more: what this process records is kept nowhere; "
+            "put the folder back if it was moved, else begin a new session"
+        )
     door.failure = ""
     door.close()
     assert "is not in" in door.failure

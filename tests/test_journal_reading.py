@@ -17,7 +17,7 @@ from hubstate import journal as room
 from hubstate.actions import Memory
 from hubstate.clock import VirtualClock
 from hubstate.errors import JournalDamaged, StorageError
-from hubstate.journal import Damage, Journal, Step, compress_closed, read, recover
+from hubstate.journal import Damage, Journal, Recovery, Step, compress_closed, read, recover
 
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -263,11 +263,39 @@ def test_a_damaged_head_is_no_end(tmp_path):
     assert numbers(tmp_path) == list(range(1, 8))
 
 
-@pytest.mark.parametrize("content", [b"", b"no journal\n", b'{"half'])
 @DAMAGED
-def test_a_journal_without_any_head_is_damaged(tmp_path, content):
-    """Nothing is invented for a session of which nothing can be read."""
+def test_recovery_reads_the_newest_segment_alone(tmp_path):
+    """What the newest head tells need not be read again: damage in older segments is none of recovery's business."""
+    for _ in range(2):
+        written(tmp_path, 3).close()
+    segment(tmp_path).write_bytes(b"no journal\n")
+    found = recover(tmp_path)
+    assert (found.n, found.segment, found.memory.rows, found.damages) == (6, 2, 6, ())
+    assert found.check == list(read(tmp_path))[-1].position.check
+
+
+def test_a_journal_without_a_step_is_recovered(tmp_path):
+    """Where nothing was said yet the next step is number 1, and where there is no journal the first head begins one."""
+    assert recover(tmp_path) == Recovery(Memory(), 0, 0, "", ())
+    written(tmp_path, 0).close()
+    assert recover(tmp_path)[:3] == (Memory(session="S"), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [
+        (b"", "empty files"),
+        (b"no journal\n", "the line is torn or is no journal line"),
+        (b'{"half', "empty files"),
+    ],
+)
+@DAMAGED
+def test_a_journal_without_any_head_is_damaged(tmp_path, content, first):
+    """Nothing is invented for a session of which nothing can be read; the message says what was found first."""
     segment(tmp_path).write_bytes(content)
-    with pytest.raises(JournalDamaged, match="no segment of the journal"):
+    with pytest.raises(JournalDamaged) as told:
         recover(tmp_path)
+    assert str(told.value) == (
+        f"no segment of the journal in {tmp_path} has a readable head; first damage: {first}"
+    )
     assert recover(tmp_path / "elsewhere").n == 0
