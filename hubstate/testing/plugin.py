@@ -53,6 +53,7 @@ def hubstate_start(
     opened: list[Session] = []
 
     def start(name: str = "test", **wish: object) -> Session:
+        wish.setdefault("seed", len(opened))  # the clock stands still, so chance alone tells their ids apart
         opened.append(open_session(name, hubstate_directory, hubstate_clock, hubstate_hub, **wish))  # type: ignore[arg-type]
         return opened[-1]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -69,9 +70,18 @@ class _Kept(NamedTuple):
     steps: tuple[Step, ...]
 
     def epochs(self, attempt: int) -> list[int]:
-        """The epochs whose rows an attempt recorded, in order; the extra evaluation at the end is none."""
+        """The epochs whose rows an attempt recorded, in order; the extra evaluation at the end is none.
+
+        Rows of one epoch that follow one another are one: they merge. An epoch that comes back later is told again.
+        """
         events = [step.event for step in self.steps if step.attempt == attempt and step.row]
-        return [event.epoch for event in events if isinstance(event, FitEpochEnd) and not event.final]
+        rows = [event.epoch for event in events if isinstance(event, FitEpochEnd) and not event.final]
+        return [epoch for epoch, _ in groupby(rows)]
+
+    def counted(self) -> Counter[int]:
+        """How many rows of its own each epoch has."""
+        events = [step.event for step in self.steps if step.row]
+        return Counter(e.epoch for e in events if isinstance(e, FitEpochEnd) and not e.final)
 
 
 def _kept(folder: Path) -> _Kept:
@@ -136,10 +146,17 @@ class TrainerTests:
         return _kept(folders[0])
 
     def broken(self, train: Train, error: BaseException, *, epoch: int = 1) -> None:
-        """Trains until `error` is raised in `epoch`; it has to come out as it is."""
-        with pytest.raises(type(error)) as raised:
+        """Trains until `error` is raised in `epoch`; it has to come out as it is, or as what another one came of."""
+        try:
             train(epochs=self.epochs, resume=False, at_epoch=_Breaks(epoch, error))
-        assert raised.value is error or raised.value.__cause__ is error or error in _chain(raised.value)
+        except BaseException as raised:
+            # Some trainers turn Ctrl-C into SystemExit.
+            if error not in _chain(raised):
+                raise
+        else:
+            pytest.fail(
+                f"{error!r} was raised in epoch {epoch}, and the training returned as if nothing had happened"
+            )
 
     def delivered(self, kept: _Kept, faults: Sequence[Fault] = ()) -> tuple[FakeHub, Memory]:
         """What a hub holds when the session was delivered, and what the session remembers then."""
@@ -164,7 +181,7 @@ class TrainerTests:
         assert (memory.state, memory.outcome) == (State.FINALIZING, Outcome.FINISHED)
 
     def test_every_epoch_has_its_row(self, train: Train, sessions: Path) -> None:
-        """Each epoch is recorded, counted from 0, once and in order, with at least one metric."""
+        """Each epoch is recorded, counted from 0, and in order, with at least one metric; its rows merge."""
         train(epochs=self.epochs, resume=False, at_epoch=_nothing)
         kept = self.only(sessions)
         assert kept.epochs(1) == list(range(self.epochs))
@@ -256,7 +273,7 @@ class TrainerTests:
     # -- what a hub gets -------------------------------------------------------------------------------------
 
     def test_a_hub_gets_all_of_it(self, train: Train, sessions: Path) -> None:
-        """Delivered, the session is done: the hub holds each epoch's row once, and the final checkpoint as it is here."""
+        """Delivered, the session is done: the hub holds every row once, and the final checkpoint as it is here."""
         train(epochs=self.epochs, resume=False, at_epoch=_nothing)
         self.judged(self.only(sessions))
 
@@ -277,7 +294,8 @@ class TrainerTests:
         hub, memory = self.delivered(kept, faults)
         assert (memory.state, memory.outstanding) == (State.DONE, ())
         assert hub.contradictions == []
-        assert _epochs(hub.rows) == Counter(range(self.epochs))
+        assert kept.epochs(1) == list(range(self.epochs))
+        assert _epochs(hub.rows) == kept.counted()
         if memory.checkpoints != "none":
             assert hub.final == sha256
 

@@ -8,6 +8,8 @@ from importlib import metadata
 
 import pytest
 
+from hubstate.actions import OpenSession
+from hubstate.events import RetryRefused
 from hubstate.proof.faults import FAULTS, REFUSED
 from hubstate.states import State
 
@@ -52,3 +54,20 @@ def test_each_test_has_a_place_of_its_own(hubstate_directory, hubstate_session, 
     """Sessions are kept below the test's own folder."""
     assert hubstate_directory.is_relative_to(tmp_path)
     assert (hubstate_directory / hubstate_session.id).is_dir()
+
+
+def test_sessions_of_one_moment_are_told_apart(hubstate_start, hubstate_hub, hubstate_clock):
+    """A test may open several sessions while the clock stands still; each arrives whole, also after a refusal."""
+    began = hubstate_clock.wall()
+    sessions = [hubstate_start(name) for name in ("one", "two", "three")]
+    assert hubstate_clock.wall() == began
+    for session in sessions:
+        session.log({"loss": 0.5})
+        with hubstate_hub.outage(REFUSED):
+            session.flush(5.0)
+        assert session.id not in {parcel.session for parcel in hubstate_hub.holds.values()}
+        session.tell(RetryRefused)
+        assert session.finish().state is State.DONE
+    assert len({session.id for session in sessions}) == len(sessions)
+    opened = [p.session for p in hubstate_hub.holds.values() if isinstance(p.action, OpenSession)]
+    assert opened == [session.id for session in sessions]
