@@ -104,13 +104,31 @@ class SessionMachine(RuleBasedStateMachine):
 
     # -- a beginning ---------------------------------------------------------------------------------------
 
-    @initialize(depth=st.sampled_from((0, 1, 2, 3, 3, 3, 3, 4, 5)), usage=st.booleans())
-    def begin(self, depth: int, usage: bool) -> None:
-        """A session that is as far as the spine's state `depth`."""
+    @initialize(
+        depth=st.sampled_from((0, 1, 2, 3, 3, 3, 3, 4, 5)),
+        usage=st.booleans(),
+        named=st.sampled_from(("", "", "", "", "", "", "goes on", "ends", "aborts")),
+    )
+    def begin(self, depth: int, usage: bool, named: str) -> None:
+        """A session that is as far as the spine's state `depth`.
+
+        One that trains may be the second attempt of one that named its final checkpoint and died before its end, and
+        may end without a save of its own.
+        """
         if depth:
             self._open(resume=False, usage=usage)
         for _ in range(depth - 1):
             self._advance()
+        if named and self._state() is State.TRAINING:
+            self.save(fitness=None, kind="final")
+            self.crash()
+            self._open(resume=self.session, usage=usage)
+            for _ in range(depth - 1):
+                self._advance()
+            if named == "ends":
+                self._advance()
+            elif named == "aborts":
+                self.abort(Outcome.FAILED, giving_up=False)
 
     # -- what moves it on ----------------------------------------------------------------------------------
 
@@ -152,7 +170,7 @@ class SessionMachine(RuleBasedStateMachine):
             self._log(values, step)
 
     @precondition(lambda self: self._state() is State.TRAINING)
-    @rule(then=st.sampled_from(("row", "save", "both", "file")))
+    @rule(then=st.sampled_from(("row", "save", "both", "both", "file")))
     def quiet(self, then: str) -> None:
         """The hub gets everything, and then for a long time nothing happens: what comes next finds itself due."""
         assert self.live is not None
@@ -197,9 +215,12 @@ class SessionMachine(RuleBasedStateMachine):
         self._tell(ev.Tick)
 
     @precondition(lambda self: self._state() is State.TRAINING)
-    @rule(fitness=st.none() | st.sampled_from((0.1, 0.5, 0.5, 0.9)))
-    def save(self, fitness: float | None, kind: str = "last") -> None:
-        """A checkpoint, written over the one before it."""
+    @rule(
+        fitness=st.none() | st.sampled_from((0.1, 0.5, 0.5, 0.9)),
+        kind=st.sampled_from(("last", "last", "last", "last", "final")),
+    )
+    def save(self, fitness: float | None, kind: str) -> None:
+        """A checkpoint, written over the one before it; a trainer may name one as final long before it ends."""
         assert self.live is not None
         file = self.room / "last.pt"
         file.write_bytes(f"weights of epoch {self.epoch}, attempt {self.attempt}".encode())
@@ -229,11 +250,16 @@ class SessionMachine(RuleBasedStateMachine):
             self.give_up()
 
     @precondition(lambda self: self._state() in _OPEN_ENDED)
-    @rule(outcome=st.sampled_from((Outcome.FAILED, Outcome.INTERRUPTED)))
-    def abort(self, outcome: Outcome) -> None:
-        """The training ended by an error, or by Ctrl-C."""
+    @rule(
+        outcome=st.sampled_from((Outcome.FAILED, Outcome.INTERRUPTED)),
+        giving_up=st.sampled_from((False, False, True)),
+    )
+    def abort(self, outcome: Outcome, giving_up: bool) -> None:
+        """The training ended by an error, or by Ctrl-C; and perhaps nobody wants to wait for what is left."""
         self._tell(ev.Abort, outcome=outcome, reason="somewhere on the way")
         assert self._state() is State.ABORTED
+        if giving_up:
+            self.give_up()
 
     @precondition(lambda self: self.live is not None)
     @rule(kind=st.sampled_from(_USAGE))
@@ -385,6 +411,7 @@ class SessionMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         """The process is killed: what is on disk just now is all that is left."""
         self.crashes += 1
+        self.follower.read()
         killed = self.directory
         left = self.room / str(self.crashes)
         shutil.copytree(killed, left)
