@@ -211,13 +211,22 @@ def test_a_file_that_is_damaged_at_the_opening_is_named(rig):
     assert Path(f"{rig.file}.damaged").read_bytes() == b"no database at all" * 500
 
 
-def test_a_changed_place_is_named(rig):
-    """What is noted of the journal is held against its sum, and the words say what was not as it was."""
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("place", "the place in the journal is not as it was noted"),
+        ("deliveries", "a delivery is not as it was noted"),
+        ("rows", "a row is not as it was noted"),
+    ],
+)
+def test_what_was_changed_is_named(rig, table, words):
+    """What is read is held against its sum, and the words say what was not as it was noted."""
     rig.fold()
-    rig.outbox._db.execute("update place set sum = sum + 1")
+    rig.outbox._db.execute(f"update {table} set sum = sum + 1")
     rig.fold()
-    words = "was damaged (the place in the journal is not as it was noted)"
-    assert rig.outbox.damage == f"{rig.file} {words} and is folded anew"
+    assert isinstance(rig.outbox.claim(WORDS, 0.0), Delivery)
+    assert len(rig.outbox.rows(out(rig)[1], 0)) == 2
+    assert rig.outbox.damage == f"{rig.file} was damaged ({words}) and is folded anew"
 
 
 def test_what_belongs_to_a_file_goes_aside_with_it(rig):

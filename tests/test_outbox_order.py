@@ -183,6 +183,16 @@ def test_a_request_carries_a_megabyte_at_most(rig):
     assert any(size > room.BYTES_PER_REQUEST for _, size in sizes)
 
 
+@pytest.mark.parametrize(("limit", "count"), [(268, 2), (267, 1), (402, 3)])
+def test_a_row_counts_with_all_that_it_carries(rig, monkeypatch, limit, count):
+    """A row's size is that of its metrics, of what is not finite in them, and 120 bytes for the rest of it."""
+    rig.rows(5)
+    action = asked(rig)
+    assert len(b'{"loss":0.5}') + len(b"{}") + 120 == 134
+    monkeypatch.setattr(room, "BYTES_PER_REQUEST", limit)
+    assert len(rig.outbox.rows(action, 0)) == count
+
+
 def test_a_row_is_as_it_was_said(rig):
     """Number, attempt, epoch, step, time and every metric, what is not finite included, come out as they went in."""
     rig.door.tell(ev.TrainBatchEnd, 1, 7, {"x": None, "y": 0.1}, {"x": "NaN"})
