@@ -49,7 +49,7 @@ FULL: Mapping[str, Bounds] = {
 #: A smaller bound, for every day.
 QUICK: Mapping[str, Bounds] = {
     "refusals": Bounds(rows=2, saves=0, attempts=1, checkpoint=1.0, beats=False),
-    "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0, scripted=True),
+    "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0, beats=False),
     "answers": Bounds(
         rows=1,
         saves=0,

@@ -26,6 +26,7 @@ from hubstate.adopt import adopt
 from hubstate.controller import decide
 from hubstate.events import (
     Abort,
+    Answered,
     Delivered,
     Event,
     FitEpochEnd,
@@ -36,15 +37,16 @@ from hubstate.events import (
     PretrainRoutineStart,
     Refused,
     RetryRefused,
+    StopRequested,
     Tick,
     TrainBatchEnd,
     TrainEnd,
     TrainStart,
 )
-from hubstate.journal import Step
+from hubstate.journal import Step, adopt_step
 from hubstate.outbox import FILES, WORDS
 from hubstate.proof.model import Box, Entry, Rig, claimed, folded
-from hubstate.states import CheckpointKind, State
+from hubstate.states import CheckpointKind, Outcome, State
 
 __all__ = ["PLANTED", "Plant"]
 
@@ -221,6 +223,39 @@ def _gives_up_silently(memory: Memory, event: Event) -> Decision:
     return decision._replace(memory=replace(decision.memory, outstanding=()))
 
 
+def _unwritten_change(kind: type[Event], **fields: object) -> Callable[[Memory, Event], Decision]:
+    """One kind of event changes the living memory otherwise than its line in the journal tells."""
+
+    def broken(memory: Memory, event: Event) -> Decision:
+        decision = decide(memory, event)
+        if not isinstance(event, kind) or not decision.journalled or decision.refusal is not None:
+            return decision
+        return decision._replace(memory=replace(decision.memory, **fields))
+
+    return broken
+
+
+def _later_hub_takes_over(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    if not isinstance(event, Answered) or event.hub is None:
+        return decision
+    return decision._replace(memory=replace(decision.memory, hub=event.hub))
+
+
+def _last_takes_best_away(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    last = any(isinstance(a, KeepCheckpoint) and a.kind is CheckpointKind.LAST for a in decision.actions)
+    return decision._replace(memory=replace(decision.memory, kept_best=None)) if last else decision
+
+
+def _window_stays_open(memory: Memory, step: Step) -> Memory:
+    """As `_refusal_opens_window`, told by the journal."""
+    after = adopt_step(memory, step)
+    if not isinstance(step.event, Refused):
+        return after
+    return replace(after, metrics_since=memory.metrics_since, checkpoint_since=memory.checkpoint_since)
+
+
 # -- mistakes of the outbox, the hub, the process ---------------------------------------------------------
 
 
@@ -300,6 +335,13 @@ PLANTED: Mapping[str, Plant] = {
     "resume after the last row": Plant(
         Rig(first_epoch=lambda memory, _found: 0 if memory.epoch is None else memory.epoch + 1), "S7"
     ),
+    # a living memory that is not the one that the journal tells
+    "an end that leaves the outcome": Plant(
+        Rig(decide=_unwritten_change(TrainEnd, outcome=Outcome.RUNNING)), "S1"
+    ),
+    "a wish to stop that is dropped": Plant(Rig(decide=_unwritten_change(StopRequested, stop=None)), "S1"),
+    "a later hub takes over": Plant(Rig(decide=_later_hub_takes_over), "S1"),
+    "a last takes the best away": Plant(Rig(decide=_last_takes_best_away), "S1"),
     # the decisions
     "the final asked for first": Plant(Rig(decide=_final_first), "S6"),
     "a heartbeat after done": Plant(Rig(decide=_beats_in(State.DONE)), "S5"),
@@ -307,7 +349,7 @@ PLANTED: Mapping[str, Plant] = {
     "a token consumed by looking": Plant(Rig(decide=_looking_consumes), "S8"),
     "a limit's window ignored": Plant(Rig(decide=_ignores_window), "S8"),
     "a send while one is out": Plant(Rig(decide=_sends_while_out), "S8"),
-    "a refusal opens the window": Plant(Rig(decide=_refusal_opens_window), "S8"),
+    "a refusal opens the window": Plant(Rig(decide=_refusal_opens_window, adopted=_window_stays_open), "S8"),
     "an illegal event that moves": Plant(Rig(decide=_illegal_moves), "S4"),
     "a retry that mixes attempts": Plant(Rig(decide=_retry_relabels), "S4"),
     "no rows at the end": Plant(Rig(decide=_without(SendRows, TrainEnd)), "S1"),

@@ -62,6 +62,7 @@ __all__ = [
     "RowSeen",
     "Told",
     "Violation",
+    "without_beat",
 ]
 
 #: What must never happen: each property in one sentence, with its exact meaning.
@@ -69,7 +70,7 @@ SAFETY: dict[str, str] = {
     "S1": (
         "Every row that a trainer told while training, and every checkpoint that was asked for, that is the best so "
         "far or the final one, is in the journal's keeping or at the hub until somebody gives it up; the end of the "
-        "training leaves none of them unasked."
+        "training leaves none of them unasked; and what the journal tells of a step is all that the step changes."
     ),
     "S2": (
         "Nothing leaves the outstanding deliveries, and no count of what was delivered grows, before the hub "
@@ -344,7 +345,7 @@ class _Judge:
         if state in TERMINAL_STATES:
             self._absorbs(before, after, actions, event)
         if not decision.journalled:
-            kept = after is before or _without_beat(after) == _without_beat(before)
+            kept = after is before or without_beat(after) == without_beat(before)
             if not kept:
                 self.fail("S1", f"{name} is not journalled, and changes what has to be kept")
             if not all(isinstance(a, Heartbeat) for a in actions):
@@ -740,7 +741,8 @@ class _Judge:
             self.fail("S1", f"the best checkpoint ({m.best_waits}) is not kept")
 
 
-def _without_beat(memory: Memory) -> Memory:
+def without_beat(memory: Memory) -> Memory:
+    """The memory without the clock of the heartbeats, which is written nowhere."""
     return replace(memory, heartbeat_since=None, heartbeat_out=False)
 
 

@@ -32,7 +32,16 @@ from hubstate.proof.model import (
     step_of,
     waiting,
 )
-from hubstate.proof.properties import Arrived, Began, Fact, Holding, Monitor, Told, Violation
+from hubstate.proof.properties import (
+    Arrived,
+    Began,
+    Fact,
+    Holding,
+    Monitor,
+    Told,
+    Violation,
+    without_beat,
+)
 from hubstate.states import TERMINAL_STATES, Outcome, State
 
 _TICK = ev.Tick(NOW)
@@ -95,6 +104,8 @@ class _Decided(NamedTuple):
     after: int
     step: Step | None
     violations: tuple[Violation, ...]
+    #: What is found beside the monitor: it is told behind what the monitor finds, which names the cause.
+    forgotten: tuple[Violation, ...]
 
 
 class Moves:
@@ -171,12 +182,14 @@ class Moves:
         if self.bounds.usage and memory.rows < self.bounds.rows:
             yield self._tell(PEOPLE, world, self._event(ev.ValStart, at=NOW))
         if self.bounds.news:
+            # The hub that answers first owns the session; another one, later, changes nothing of it.
+            hub = "h" if memory.hub is None else "another"
             yield self._tell(PASSES, world, self._event(ev.StopRequested, at=NOW, reason="a wish"))
             yield self._tell(
                 PASSES,
                 world,
                 self._event(
-                    ev.Answered, at=NOW, hub="h", model="m", metrics_interval=2.0, heartbeat_interval=6.0
+                    ev.Answered, at=NOW, hub=hub, model="m", metrics_interval=2.0, heartbeat_interval=6.0
                 ),
             )
 
@@ -544,7 +557,7 @@ class Moves:
         if decided.step is not None:
             durable, box = self._written(durable, box, number)
         world = World(decided.after, durable, trains, box, hub, monitor, left)
-        return Edge(kind, decided.name, world, decided.violations + found)
+        return Edge(kind, decided.name, world, decided.violations + found + decided.forgotten)
 
     def _decide(self, live: int, event: Event) -> int:
         pair = (live, id(event))
@@ -567,7 +580,17 @@ class Moves:
         if choice is not None and choice.rule is not None:
             self.taken.add(self._rules[id(choice.rule)])
         step = step_of(memory, decision) if decision.journalled else None
-        return _Decided(decision, name_of(event), self._number(after), step, tuple(found))
+        forgotten = () if step is None else self._forgotten(memory, decision.memory, step)
+        return _Decided(decision, name_of(event), self._number(after), step, tuple(found), forgotten)
+
+    def _forgotten(self, before: Memory, after: Memory, step: Step) -> tuple[Violation, ...]:
+        """The memory that lives on must be the one that the journal's line rebuilds; heartbeats are not written."""
+        told = self.rig.adopted(before, step)
+        if without_beat(told) == without_beat(after):
+            return ()
+        names = [name for name in after.__struct_fields__ if getattr(told, name) != getattr(after, name)]
+        what = f"{name_of(step.event)} leaves {', '.join(names)} otherwise than the journal tells"
+        return (Violation("S1", what),)
 
     def _written(self, durable: int, box: int, number: int) -> tuple[int, int]:
         cache = self._cache("written")
