@@ -48,10 +48,13 @@ __all__ = [
     "Position",
     "Recovery",
     "Step",
+    "check_of",
     "compress_closed",
+    "holds",
     "read",
     "recover",
     "segments",
+    "text_at",
 ]
 
 FORMAT = 1
@@ -487,6 +490,16 @@ def _recover_from(folder: Path, first: int, newest: int) -> tuple[Recovery | Non
     return found, tuple(damages)
 
 
+def check_of(line: Head | Step, before: str) -> str:
+    """The check that a line gets when it is written behind the one with the check `before`."""
+    return _check(before, _ENCODER.encode(line))
+
+
+def text_at(folder: Path, position: Position) -> bytes:
+    """The line behind `position` as it stands in its file, without its chain and its check."""
+    return _line_at(folder, position.segment, position.offset)[: -_TAIL - 1] + b"}"
+
+
 def adopt_step(memory: Memory, step: Step) -> Memory:
     """The memory after a recorded step. Rows are numbered by the step, so that a lost line shifts no number."""
     if step.illegal:
@@ -495,6 +508,24 @@ def adopt_step(memory: Memory, step: Step) -> Memory:
     if step.row and after.rows != step.row:
         after = msgspec.structs.replace(after, rows=step.row)
     return after
+
+
+def holds(folder: Path, position: Position) -> bool:
+    """Whether a line of the journal in `folder` ends where a reader stood, as that reader read it.
+
+    It does not where a power cut took what had been read. Raises `StorageError` if the segment cannot be read.
+    """
+    if position.offset == 0:
+        return True
+    end = f'{position.check}"}}\n'.encode() if position.check else b"\n"
+    try:
+        with _open(folder, position.segment) as file:
+            file.seek(position.offset - len(end))
+            return file.read(len(end)) == end
+    except (FileNotFoundError, EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot read {folder / _name(position.segment)}: {error.strerror}") from error
 
 
 def segments(folder: Path) -> list[int]:

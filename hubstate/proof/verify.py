@@ -18,6 +18,7 @@ numbers, states, rows, receipts and times are judged all the same, and the verdi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,10 @@ from hubstate.journal import (
     Position,
     Step,
     adopt_step,
+    check_of,
     read,
     segments,
+    text_at,
 )
 from hubstate.machine import TABLE_DIGEST
 from hubstate.opening import for_next_attempt, is_id
@@ -153,9 +156,28 @@ class _Lines:
                     self.torn.append(half)
                     self._position = Position(position.segment + 1, 0, check)
                     break
+                found = self._as_written(position, found)
                 self._position = position
                 yield found
             going_on = going_on or self._has_grown()
+
+    def _as_written(self, position: Position, found: _Line) -> _Line:
+        """The line, or a damage in its place if it says more than what was read of it.
+
+        Whoever writes a line anew may add what no reader looks at, or say a thing twice. What was read, written once
+        more, has the same check; only where it has not, the text itself is looked at, for a number that was told as
+        `3` is read as `3.0`.
+        """
+        line = found.line
+        if isinstance(line, Damage):
+            return found
+        before = self._position
+        if position.segment != before.segment:
+            before = Position(position.segment, 0, before.check)
+        if check_of(line, before.check) == position.check:
+            return found
+        more = _more_than(line, text_at(self._folder, before))
+        return found._replace(line=Damage(found.place.file, found.place.line, more)) if more else found
 
     def _placed(self, position: Position, line: Head | Step | Damage) -> _Line:
         file = f"journal-{position.segment:06d}.jsonl"
@@ -184,6 +206,23 @@ class _Lines:
         if rest:
             self.torn.append(Place(file.name, self._line + 1 if offset else 1))
         return False
+
+
+def _more_than(line: Head | Step, text: bytes) -> str:
+    """What the text of a line says beside what was read of it; empty if nothing."""
+    twice: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice.extend(name for name in names if names.count(name) > 1)
+        return dict(pairs)
+
+    stands = json.loads(text, object_pairs_hook=once, parse_int=float)
+    if twice:
+        return f"it says {twice[0]!r} twice"
+    if stands != json.loads(msgspec.json.encode(line), parse_int=float):
+        return "it says something that no hubstate writes, or in a way in which none writes it"
+    return ""
 
 
 # -- the replay ------------------------------------------------------------------------------------------

@@ -96,6 +96,22 @@ def _deaf(*_: object) -> None:
     """Hears nothing."""
 
 
+def test_a_number_that_was_told_without_a_point_is_accepted(tmp_path):
+    """A trainer may say `3` where `3.0` is meant; its line is read as what it says, and adds nothing."""
+    clock = VirtualClock()
+    opened = opening.create(tmp_path, opening.new_id(clock.wall(), _Chance()), clock, _deaf)
+    start = {
+        "session": opened.folder.name,
+        "name": "x",
+        "metrics_interval": 7,
+        "config": {"lr": 1, "big": 2**70},
+    }
+    opened.door.tell(journal.events.PretrainRoutineStart, **start)
+    opened.close()
+    verdict = verify(opened.folder)
+    assert verdict.accepted, str(verdict)
+
+
 def test_a_packed_journal_is_accepted(folder):
     """Closed segments that were compressed are judged as before."""
     before = verify(folder)
@@ -349,6 +365,14 @@ def _begins_behind_its_checkpoint(forgery: Forgery) -> Place_:
     return place
 
 
+def _said_twice(forgery: Forgery) -> Place_:
+    """The key of a receipt stands in it twice: a reader that takes the first one sees another than one that does not."""
+    segment, line = place = forgery.event("delivered")
+    text = forgery.texts[segment][line]
+    forgery.texts[segment][line] = text.replace(b'"key":', b'"key":"S/1/rows/1-1","key":', 1)
+    return place
+
+
 def _in_another_folder(forgery: Forgery) -> Place_:
     """The journal of one session in the folder of another one."""
     other = opening.new_id(1.0, _Chance())
@@ -471,6 +495,16 @@ TAMPERINGS = {
     ),
     "the beginning cut off": Tampering(_beginning_cut_off, "begins with nothing but its id"),
     "a segment that never was": Tampering(_segment_never_was, "segment 2 is missing"),
+    "a field that nobody reads": Tampering(
+        _changed(_rows, lambda line: line.update(note="all is well")), "no hubstate writes"
+    ),
+    "a field that nobody reads in an event": Tampering(
+        _changed(_rows, lambda line: line["event"].update(note="all is well")), "no hubstate writes"
+    ),
+    "a field that nobody reads in a head": Tampering(
+        _changed(_head(1), lambda head: head.update(note="all is well")), "no hubstate writes"
+    ),
+    "a field that is said twice": Tampering(_said_twice, "it says 'key' twice"),
     "an event that does not exist": Tampering(
         _changed(_rows, lambda line: line["event"].update(event="coffee_break")), "cannot be understood"
     ),
