@@ -40,7 +40,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.events import Delivered, FitEpochEnd, GiveUp, Refused, RetryRefused, TrainBatchEnd
-from hubstate.journal import Damage, Position, Step, read
+from hubstate.journal import Damage, Position, Step, holds, read
 
 __all__ = ["FILES", "WORDS", "Delivery", "Outbox"]
 
@@ -133,6 +133,7 @@ class Outbox:
         #: Why the file was put aside and folded anew, if it was; for people.
         self.damage = ""
         self._db = self._connect()
+        self._check_place()
 
     # -- folding the journal in --------------------------------------------------------------------------
 
@@ -143,6 +144,16 @@ class Outbox:
         for one line at most and never for a batch.
         """
         return self._guarded(lambda db: self._ingest(db, limit))
+
+    def _check_place(self) -> None:
+        """A power cut may leave an outbox that has folded in what the journal does not tell any more.
+
+        Rows of those numbers will come again, with other content: so what was folded is put aside.
+        """
+        with self._lock:
+            if holds(self._journal, self._guarded(_place)):
+                return
+            self._fold_anew("is ahead of its journal")
 
     def _ingest(self, db: sqlite3.Connection, limit: int, until: tuple[int, int] | None = None) -> int:
         """Folds in at most `limit` lines, and none that stands behind the place `until` (segment and byte)."""

@@ -8,12 +8,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from fakes import door_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rigs import Rig
 
 from hubstate import events as ev
 from hubstate import outbox as room
+from hubstate.actions import SendRows
 from hubstate.outbox import FILES, WORDS, Delivery, Outbox
 from hubstate.states import State
 
@@ -23,6 +25,30 @@ def rig(tmp_path):
     made = Rig(tmp_path / "S")
     yield made
     made.outbox.close()
+
+
+def test_what_a_power_cut_took_from_the_journal_is_not_delivered(tmp_path):
+    """An outbox that outlived the lines it was folded from gives the rows that came in their place, not the lost ones."""
+    rig = Rig(tmp_path / "S")
+    rig.rows(1, loss=0.5)
+    rig.outbox.close()
+    kept = (rig.folder / "journal-000001.jsonl").stat().st_size
+    rig.open()
+    rig.rows(1, loss=0.25)
+    rig.fold()
+    rig.outbox.close()
+    rig.door.close()
+    os.truncate(rig.folder / "journal-000001.jsonl", kept)
+    door = door_in(rig.folder, rig.clock)
+    door.tell(ev.FitEpochEnd, 7, {"loss": 0.125})
+    again = Outbox(rig.file, rig.folder)
+    while again.ingest():
+        pass
+    rows = again.rows(SendRows("k", 1, first=1, last=9), 0)
+    again.close()
+    door.close()
+    assert [row.metrics for row in rows] == [b'{"loss":0.5}', b'{"loss":0.125}']
+    assert "ahead of its journal" in again.damage
 
 
 # -- a projection ----------------------------------------------------------------------------------------
