@@ -17,7 +17,7 @@ from hubstate import journal as room
 from hubstate.actions import Memory
 from hubstate.clock import VirtualClock
 from hubstate.errors import JournalDamaged, StorageError
-from hubstate.journal import Damage, Journal, Recovery, Step, compress_closed, read, recover
+from hubstate.journal import Damage, Head, Journal, Position, Recovery, Step, compress_closed, read, recover
 
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -43,6 +43,19 @@ def test_a_damaged_line_condemns_itself_alone(data):
         assert [(found.file, found.line) for found in damages(folder)] == [
             ("journal-000001.jsonl", victim + 1)
         ]
+
+
+@pytest.mark.parametrize("place", [-4, -30])
+@DAMAGED
+def test_a_check_that_is_no_text_is_damage_like_any_other(tmp_path, place):
+    """A byte that is no letter at all, in the chain or in the check, condemns its line and stops no reader."""
+    written(tmp_path, 3).close()
+    lines = segment(tmp_path).read_bytes().splitlines(keepends=True)
+    torn = bytearray(lines[2])
+    torn[place] = 0xFF
+    segment(tmp_path).write_bytes(b"".join([*lines[:2], torn, lines[3]]))
+    assert numbers(tmp_path) == [1, 3]
+    assert damages(tmp_path) == [Damage("journal-000001.jsonl", 3, "the line is torn or is no journal line")]
 
 
 @DAMAGED
@@ -124,7 +137,8 @@ def test_a_packed_segment_that_is_broken_ends_where_it_breaks(tmp_path):
     assert found[-200:] == list(range(201, 401))
     assert 0 < len(found) < 400
     [broken] = [entry for entry in entries if isinstance(entry.line, Damage)]
-    assert "damaged" in broken.line.what
+    what = "the packed segment is damaged, and nothing behind this place can be read"
+    assert broken == (Position(2, 0, ""), Damage("journal-000001.jsonl.gz", 0, what))
     assert numbers(tmp_path, broken.position) == list(range(201, 401))
 
 
@@ -159,7 +173,10 @@ def test_another_format_is_refused_by_name(tmp_path):
     written(tmp_path, 1).close()
     rewritten_head(tmp_path, format=2, memory="whatever it will be")
     for use in (recover, lambda folder: list(read(folder))):
-        with pytest.raises(StorageError, match=r"format 2.*reads format 1.*open the session with"):
+        with pytest.raises(
+            StorageError,
+            match=r"^journal-000001\.jsonl is written in format 2.*reads format 1.*open the session with",
+        ):
             use(tmp_path)
 
 
@@ -224,6 +241,16 @@ def test_no_head_brings_a_heartbeat_along(tmp_path):
     recovery = recover(tmp_path)
     Journal(tmp_path, recovery._replace(memory=door.memory)).close()
     assert not recover(tmp_path).memory.heartbeat_out
+
+
+@INVENTED
+def test_the_hub_that_told_the_memory_stands_in_the_first_head_alone(tmp_path, monkeypatch):
+    """What came from a hub is told once; the segments behind that one have a journal to build on."""
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 800)
+    written(tmp_path, 9, origin="http://hub.test").close()
+    origins = [entry.line.origin for entry in read(tmp_path) if isinstance(entry.line, Head)]
+    assert origins == ["http://hub.test", *[""] * (len(origins) - 1)]
+    assert len(origins) > 2
 
 
 @DAMAGED
