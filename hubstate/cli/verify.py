@@ -46,7 +46,7 @@ def verify(
     if not as_json:
         screen.line(screen.paint(clean(verdict), "green" if verdict.accepted else "red"))
     compared: tuple[str, Comparison] | None = None
-    if with_hub and verdict.accepted:
+    if with_hub and verdict.wrong is None:
         compared = _compared(folder, found)
         if not as_json:
             address, comparison = compared

@@ -12,8 +12,10 @@ What cannot be known from a journal alone: whether lines are missing at its end,
 one that the trainer told (`proof.holdings` compares them with the hub's), and whether the whole of it was made up,
 decision by decision.
 
-Steps that were decided by another table than this one's cannot be decided again. They are adopted as they are, their
-numbers, states, rows, receipts and times are judged all the same, and the verdict counts them.
+Steps that were decided by another table than this one's cannot be decided again, and a journal names its table itself.
+So such steps are adopted as they are, whatever rests on no table is judged all the same (numbers, rows, receipts, times,
+the ways that there are, and what done and aborted mean under any), and the journal is called neither wrong nor
+accepted: it is not proven, and the verdict counts the steps.
 """
 
 from __future__ import annotations
@@ -21,16 +23,39 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from hubstate.actions import Action, AnyAction, Decision, Memory, Refusal, SendCheckpoint, SendRows
+from hubstate.actions import (
+    Action,
+    AnyAction,
+    CloseSession,
+    Decision,
+    Heartbeat,
+    Memory,
+    RecordUsage,
+    Refusal,
+    SendCheckpoint,
+    SendRows,
+)
 from hubstate.controller import decide
 from hubstate.elsewhere import could_be_told
 from hubstate.errors import StorageError
-from hubstate.events import Delivered, HeldUp, Refused, name_of
+from hubstate.events import (
+    Delivered,
+    ExportStart,
+    FitEpochEnd,
+    HeldUp,
+    PredictStart,
+    Refused,
+    RetryRefused,
+    TrainBatchEnd,
+    ValStart,
+    name_of,
+)
 from hubstate.journal import (
     BEGINNING,
     HALF_A_LINE,
@@ -46,9 +71,9 @@ from hubstate.journal import (
 )
 from hubstate.machine import TABLE_DIGEST
 from hubstate.opening import for_next_attempt, is_id
-from hubstate.proof.properties import PROPERTIES, Began, Fact, Monitor, Told
+from hubstate.proof.properties import PROPERTIES, Began, Copy, Fact, Monitor, Told
 from hubstate.snapshots import Snapshots, digest
-from hubstate.states import State
+from hubstate.states import LIVE_STATES, TERMINAL_STATES, Outcome, State
 
 __all__ = ["Place", "Verdict", "Wrong", "verify"]
 
@@ -76,7 +101,8 @@ class Verdict:
     """What came out. `steps` were found in order; `end` is the last line that was read.
 
     `wrong` is None if all of it can be. `torn`: half lines, as a power cut leaves them, that nothing was built on; the
-    last may be one that is being written just now. `undecided`: how many steps were decided by which other table.
+    last may be one that is being written just now. `undecided`: how many steps were decided by which other table; the
+    journal is not proven then, even if nothing in it is wrong.
     """
 
     session: str
@@ -89,18 +115,19 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """Whether no line is wrong."""
-        return self.wrong is None
+        """Whether no line is wrong, and every step could be decided again."""
+        return self.wrong is None and not self.undecided
 
     def __str__(self) -> str:
         if self.wrong is not None:
             place, n, what = self.wrong
             return f"not accepted: {place} (step {n}): {what}"
         end = f"line {self.end.line}" if self.segments == 1 else f"{self.end}"
-        words = [f"accepted: {self.steps} {'step' if self.steps == 1 else 'steps'}, ends at {end}"]
+        said = "accepted" if self.accepted else "not proven: decided under another table"
+        words = [f"{said}: {self.steps} {'step' if self.steps == 1 else 'steps'}, ends at {end}"]
         words += [f"half a line stands at {place}, and nothing was built on it" for place in self.torn]
         words += [
-            f"{count} of them were decided by another table ({table}), and were not decided again"
+            f"{count} of them were decided by the table {table}, and cannot be decided again here"
             for table, count in self.undecided.items()
         ]
         return "; ".join(words)
@@ -111,6 +138,16 @@ class _Line(NamedTuple):
     segment: int
     line: Head | Step | Damage
 
+
+#: The ways from one state to another that there are under any table: along the spine, and out of it to aborted.
+_WAYS = frozenset(
+    {
+        *pairwise(state for state in State if state is not State.ABORTED),
+        *((state, State.ABORTED) for state in LIVE_STATES),
+    }
+)
+#: What asks for a note of usage.
+_USAGE = ValStart | PredictStart | ExportStart
 
 #: After how many lines whoever watches is told.
 _TOLD_EVERY = 10_000
@@ -314,6 +351,7 @@ class _Replay:
             self._monitor = self._before_attempt  # nothing that counts was said in that attempt
         if head.table != TABLE_DIGEST:
             self._monitor = None
+            self._undecided.setdefault(head.table, 0)
         # What stands in it is what was replayed, or, at the very beginning, nothing but a name.
         self._told = self._memory = head.memory
 
@@ -346,7 +384,10 @@ class _Replay:
             closed=memory.state is State.DONE,
             opened=tuple(range(1, memory.attempt + 1)),
             best=memory.best_fitness,
-            kept=bool(kept),
+            copies=tuple(
+                Copy(copy.kind, copy.attempt, copy.snapshot, copy.asked)
+                for copy in sorted(kept, key=lambda copy: (copy.attempt, copy.at))
+            ),
             saved_epoch=max((copy.epoch for copy in kept), default=-1),
         )
 
@@ -407,14 +448,20 @@ class _Replay:
         return decision
 
     def _taken_as_is(self, step: Step) -> Decision:
-        """A step that another table decided."""
-        self._undecided[self._table] = self._undecided.get(self._table, 0) + 1
+        """A step that another table decided: it is judged by what holds under any."""
+        self._undecided[self._table] += 1
         before, after = self._memory, adopt_step(self._memory, step)
         row = after.rows if after.rows != before.rows else 0
         if row != step.row or step.row not in (0, before.rows + 1):
             raise _Impossible(f"it records row {step.row}, and row {before.rows} was the last")
         if step.attempt != after.attempt:
             raise _Impossible(f"it is of attempt {step.attempt}, and attempt {after.attempt} goes on")
+        for name, what in _under_any_table(step, before, after):
+            raise _Impossible(f"{name} is violated under any table: {what} ({PROPERTIES[name]})")
+        for action in step.actions:
+            # Two notes of one millisecond are one; whatever else is asked for again was refused before.
+            if action.key in self._asked and not isinstance(step.event, RetryRefused | _USAGE):
+                raise _Impossible(f"S3 is violated under any table: {action.key} is asked for a second time")
         refusal = (
             Refusal(step.source, name_of(step.event), step.refusal, step.illegal) if step.refusal else None
         )
@@ -480,6 +527,53 @@ class _Replay:
             return ""
         except OSError as error:
             raise StorageError(f"cannot read the kept file {snapshot}: {error.strerror}") from error
+
+
+def _under_any_table(step: Step, before: Memory, after: Memory) -> Iterator[tuple[str, str]]:
+    """What a step violates whichever table decided it: the name of the property, and what shows it."""
+    event, source, target = step.event, step.source, step.target
+    name = name_of(event)
+    if source is not target and (source, target) not in _WAYS:
+        yield "S4", f"{name} leads from {source.value} to {target.value}"
+    if step.illegal and (source is not target or step.actions):
+        yield "S4", f"{name} has no place in {source.value}, and changes something"
+    if isinstance(event, FitEpochEnd | TrainBatchEnd) and source is State.TRAINING and not step.row:
+        yield "S1", f"{name} was told, and no row was recorded"
+    yield from _asked_in_turn(step, before, after)
+    if source in TERMINAL_STATES and _what_counts(before) != _what_counts(after):
+        yield "S9", f"{name} changes a session that is {source.value}"
+    if source is not target and target is State.DONE:
+        if not isinstance(event, Delivered):
+            yield "S6", f"{name} is no acknowledgement, and the session is done"
+        if after.outstanding:
+            yield "S6", f"the session is done, and {after.outstanding[0].key} waits"
+        if not any(isinstance(action, CloseSession) for action in before.outstanding):
+            yield "S6", "the session is done, and its close was not acknowledged"
+
+
+def _asked_in_turn(step: Step, before: Memory, after: Memory) -> Iterator[tuple[str, str]]:
+    """What is asked for where it cannot be, or out of turn, or not at all at the end of a training."""
+    asked = before.rows_asked
+    for action in step.actions:
+        if isinstance(action, Heartbeat) and step.source not in LIVE_STATES:
+            yield "S5", f"a heartbeat is asked for while {step.source.value}"
+        if isinstance(step.event, RetryRefused):
+            if all(refused.key != action.key for refused in before.refused):
+                yield "S2", f"{action.key} is retried, and was not refused"
+        elif step.source in TERMINAL_STATES and not isinstance(action, RecordUsage):
+            yield "S9", f"{action.key} is asked for in a session that is {step.source.value}"
+        elif isinstance(action, SendRows):
+            if not asked + 1 == action.first <= action.last <= after.rows:
+                rows = f"rows {action.first} to {action.last}"
+                yield "S1", f"{rows} are asked for behind row {asked} of {after.rows}"
+            asked = action.last
+    over = step.target in TERMINAL_STATES or step.target is State.FINALIZING
+    if over and step.source is not step.target and asked != after.rows:
+        yield "S1", f"the training is over, and rows {asked + 1} to {after.rows} are not asked for"
+
+
+def _what_counts(memory: Memory) -> tuple[State, Outcome, int, int, int]:
+    return memory.state, memory.outcome, memory.rows, memory.attempt, memory.saves
 
 
 def _without_beat(memory: Memory) -> Memory:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command import run, trained
 from journals import DAMAGED
+from witness import Forgery
 
 import hubstate
 from hubstate.server import keys
@@ -59,6 +60,19 @@ def test_the_first_wrong_line_is_named_and_the_end_is_1():
     }
     assert (told["id"], told["accepted"], told["steps"], told["hub"]) == (session, False, 4, None)
     assert run("verify", session, "--hub", code=1).stdout == f"not accepted: {said}\n"
+
+
+@DAMAGED
+def test_what_another_table_decided_is_not_proven_and_the_end_is_1():
+    """A journal names its table itself: one that cannot be decided again is called neither wrong nor accepted."""
+    session = trained()
+    forgery = Forgery(Path(".hubstate") / session)
+    forgery.edit((0, 0), lambda head: head.update(table="0123456789abcdef"))
+    forgery.write()
+    said = run("verify", session, code=1).stdout
+    assert said.startswith("not proven: decided under another table: 7 steps, ends at line 8; 7 of them were")
+    told = json.loads(run("verify", session, "--json", code=1).stdout)
+    assert (told["accepted"], told["wrong"], told["undecided"]) == (False, None, {"0123456789abcdef": 7})
 
 
 def test_the_hub_holds_what_the_journal_tells(hub):

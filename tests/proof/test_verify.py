@@ -593,16 +593,29 @@ def _under_another_table(forgery: Forgery, *segments: int) -> None:
         forgery.edit((segment, 0), lambda head: head.update(table="0123456789abcdef"))
 
 
-def test_steps_of_another_table_are_adopted_and_counted(forgery):
-    """What cannot be decided again is said to be so, and is no mistake."""
+@DAMAGED
+def test_steps_of_another_table_are_counted_and_not_proven(forgery):
+    """What cannot be decided again is said to be so: nothing is called wrong, and nothing is accepted."""
     _under_another_table(forgery, 0, 1)
     forgery.edit(_asking(forgery), lambda line: line.update(guards={"other": True}))
     forgery.write()
     verdict = verify(forgery.folder)
-    assert verdict.accepted, str(verdict)
+    assert (verdict.wrong, verdict.accepted) == (None, False), str(verdict)
     steps = len(forgery.texts[0]) + len(forgery.texts[1]) - 2
     assert verdict.undecided == {"0123456789abcdef": steps}
-    assert "were decided by another table (0123456789abcdef), and were not decided again" in str(verdict)
+    assert str(verdict).startswith(f"not proven: decided under another table: {verdict.steps} steps")
+    assert f"{steps} of them were decided by the table 0123456789abcdef, and cannot be" in str(verdict)
+
+
+@DAMAGED
+def test_a_segment_of_another_table_is_enough_to_be_not_proven(folder):
+    """Even where no step stands in it: what was watched before is not watched behind it."""
+    opening.reopen(folder, VirtualClock(), _deaf).close()
+    forgery = Forgery(folder)
+    _under_another_table(forgery, 3)
+    forgery.write()
+    verdict = verify(folder)
+    assert (verdict.wrong, verdict.accepted, verdict.undecided) == (None, False, {"0123456789abcdef": 0})
 
 
 @DAMAGED
@@ -628,6 +641,99 @@ def test_what_rests_on_no_table_is_judged_under_any(forgery, name):
     verdict = verify(forgery.folder)
     assert verdict.wrong is not None
     assert verdict.wrong.place == Place(*forgery.name(place)), str(verdict)
+
+
+def _moved(source: str, target: str, **event: Any) -> Callable[[Forgery], Place_]:
+    """A step at the end of everything, from where the session is to somewhere else."""
+
+    def forge(forgery: Forgery) -> Place_:
+        place = 2, len(forgery.texts[2])
+        forgery.insert(place, forgery.event("delivered"))
+        forgery.edit(place, lambda line: line["event"].clear() or line["event"].update(at=2e9, **event))
+        forgery.edit(place, lambda line: line.update({"from": source, "to": target}))
+        forgery.renumber()
+        return place
+
+    return forge
+
+
+_STOP = {"event": "stop_requested", "reason": "pressed"}
+
+
+def _done_too_soon(forgery: Forgery) -> Place_:
+    """Somebody's wish ends the session while deliveries wait, and what followed is cut off."""
+    place = forgery.event("delivered", segment=2)
+    del forgery.texts[2][place[1] :]
+    return _moved("finalizing", "done", **_STOP)(forgery)
+
+
+def _not_all_acknowledged(forgery: Forgery) -> Place_:
+    """The first acknowledgement after the end of the training is said to be the last."""
+    place = forgery.event("delivered", segment=2)
+    del forgery.texts[2][place[1] + 1 :]
+    forgery.edit(place, lambda line: line.update(to="done"))
+    return place
+
+
+def _asked_again(forgery: Forgery) -> Place_:
+    """What was asked for once is asked for again, by the next row that asks for nothing."""
+    place = _rows(forgery)
+    asked = forgery.read(forgery.event("model_save", segment=1))["actions"]
+    forgery.edit(place, lambda line: line.update(actions=asked))
+    return place
+
+
+def _heartbeat_at_the_end(forgery: Forgery) -> Place_:
+    """Somebody who is done says that he lives."""
+    place = _moved("done", "done", **_STOP)(forgery)
+    beat = {"action": "heartbeat", "key": f"{forgery.folder.name}/2/heartbeat", "attempt": 2}
+    forgery.edit(
+        place,
+        lambda line: line.update(
+            actions=[beat | {"state": "done", "outcome": "finished", "epoch": 1, "waiting": 1}]
+        ),
+    )
+    return place
+
+
+UNDER_ANY_TABLE = {
+    "done by a wish": Tampering(_done_too_soon, "S6 is violated"),
+    "done before everything is acknowledged": Tampering(_not_all_acknowledged, "S6 is violated"),
+    "done, and training again": Tampering(_moved("done", "training", **_STOP), "S4 is violated"),
+    "done, and then aborted": Tampering(_moved("done", "aborted", **_STOP), "S4 is violated"),
+    "a heartbeat of who is done": Tampering(_heartbeat_at_the_end, "S5 is violated"),
+    "a state that is left out": Tampering(
+        _changed(lambda f: f.event("pretrain_routine_end"), lambda line: line.update(to="training")),
+        "S4 is violated",
+    ),
+    "a row that is called illegal": Tampering(
+        _changed(_rows, lambda line: line.pop("row") and line.update(illegal=True, refusal="no")),
+        "S1 is violated",
+    ),
+    "illegal, and it leads elsewhere": Tampering(
+        _changed(_illegal, lambda line: line.update(to="finalizing")), "S4 is violated"
+    ),
+    "rows that are left out": Tampering(
+        _changed(lambda f: f.event("train_end"), lambda line: line["actions"].pop(0)), "S1 is violated"
+    ),
+    "rows that are skipped": Tampering(
+        _changed(_asking, lambda line: line["actions"][0].update(first=2, last=2)), "S1 is violated"
+    ),
+    "asked for a second time": Tampering(_asked_again, "S3 is violated"),
+}
+
+
+@DAMAGED
+@pytest.mark.parametrize("tampering", UNDER_ANY_TABLE.values(), ids=UNDER_ANY_TABLE.keys())
+def test_whoever_names_another_table_may_not_do_as_he_likes(forgery, tampering):
+    """A journal names its table itself, so what no table allows is found whatever it names."""
+    place = tampering.forge(forgery)
+    _under_another_table(forgery, 0, 1, 2)
+    forgery.write()
+    verdict = verify(forgery.folder)
+    assert verdict.wrong is not None, str(verdict)
+    assert verdict.wrong.place == Place(*forgery.name(place)), str(verdict)
+    assert tampering.says in verdict.wrong.what
 
 
 class _Chance:
