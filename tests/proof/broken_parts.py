@@ -164,6 +164,11 @@ def copies_removed_at_once() -> tuple[Any, str, Any]:
     return Snapshots, "put_off", broken
 
 
+def outbox_ahead_of_its_journal() -> tuple[Any, str, Any]:
+    """An outbox that outlived its journal's last lines keeps the rows that they told."""
+    return Outbox, "_check_place", lambda _self: None
+
+
 def lines_before_copies() -> tuple[Any, str, Any]:
     """The disk is asked to keep the lines, and never the copies that they name."""
     return Session, "_sync_copies", lambda _self: None
