@@ -203,6 +203,10 @@ def _end(world: World, people: People) -> None:
             world.counts["deed: give up what the power took"] += 1
             people.give_up(folder)
             people.look_after(folder)
+        elif recover(folder).memory.state is State.DONE and any((folder / "snapshots").glob("*")):
+            # Whoever died between the last word and its sync left them; the next opening takes them away.
+            world.counts["deed: tidy up after a death"] += 1
+            people.look_after(folder)
     world.network.settle()
 
 
