@@ -15,6 +15,7 @@ from hubstate.actions import (
     AnyAction,
     CloseSession,
     Decision,
+    EndSession,
     Heartbeat,
     KeepCheckpoint,
     Memory,
@@ -25,6 +26,7 @@ from hubstate.actions import (
 from hubstate.adopt import adopt
 from hubstate.controller import decide
 from hubstate.events import (
+    EVENTS,
     Abort,
     Answered,
     Delivered,
@@ -154,6 +156,46 @@ def _without(kind: type[AnyAction], *events: type[Event]) -> Callable[[Memory, E
         return _anew(decision, memory, *(a for a in decision.actions if not isinstance(a, kind)))
 
     return broken
+
+
+def _says(
+    kind: type[AnyAction], *events: type[Event], **fields: object
+) -> Callable[[Memory, Event], Decision]:
+    """Asks for one kind of action with other words in it."""
+
+    def broken(memory: Memory, event: Event) -> Decision:
+        decision = decide(memory, event)
+        if not isinstance(event, events) or not any(isinstance(a, kind) for a in decision.actions):
+            return decision
+        actions = (replace(a, **fields) if isinstance(a, kind) else a for a in decision.actions)
+        return _anew(decision, memory, *actions)
+
+    return broken
+
+
+def _sends_another(event_kind: type[Event], *order: str) -> Callable[[Memory, Event], Decision]:
+    """The end sends another checkpoint than it has to: the first one that there is of those told."""
+
+    def broken(memory: Memory, event: Event) -> Decision:
+        decision = decide(memory, event)
+        kept = next((k for name in order if (k := getattr(memory, name)) is not None), None)
+        if not isinstance(event, event_kind) or kept is None:
+            return decision
+        actions = (
+            replace(a, key=a.key.replace(a.snapshot, kept.snapshot), snapshot=kept.snapshot, epoch=kept.epoch)
+            if isinstance(a, SendCheckpoint)
+            else a
+            for a in decision.actions
+        )
+        return _anew(decision, memory, *actions)
+
+    return broken
+
+
+def _keeps_no_last(memory: Memory, event: Event) -> Decision:
+    decision = decide(memory, event)
+    last = any(isinstance(a, KeepCheckpoint) and a.kind is CheckpointKind.LAST for a in decision.actions)
+    return _anew(decision, memory) if last else decision
 
 
 def _refused_is_done(memory: Memory, event: Event) -> Decision:
@@ -335,9 +377,25 @@ PLANTED: Mapping[str, Plant] = {
     "resume after the last row": Plant(
         Rig(first_epoch=lambda memory, _found: 0 if memory.epoch is None else memory.epoch + 1), "S7"
     ),
+    # what is sent, and what it says
+    "the newest is the final one": Plant(Rig(decide=_sends_another(TrainEnd, "kept_last")), "S1"),
+    "the best is the last of an abort": Plant(Rig(decide=_sends_another(Abort, "kept_best")), "S1"),
+    "no last is kept": Plant(Rig(decide=_keeps_no_last), "S1"),
+    "no checkpoint while training": Plant(Rig(decide=_without(SendCheckpoint, ModelSave, Tick)), "S1"),
+    "a last word that does not wait": Plant(Rig(decide=_says(SendCheckpoint, Abort, closing=False)), "S1"),
+    "a close that names no rows": Plant(Rig(decide=_says(CloseSession, TrainEnd, rows=0)), "S6"),
+    "an end that names no rows": Plant(Rig(decide=_says(EndSession, Abort, rows=0)), "S6"),
+    "a close with another outcome": Plant(
+        Rig(decide=_says(CloseSession, TrainEnd, outcome=Outcome.STOPPED)), "S6"
+    ),
+    "an end with another outcome": Plant(
+        Rig(decide=_says(EndSession, Abort, GiveUp, outcome=Outcome.UNKNOWN)), "S6"
+    ),
+    "rows of the first attempt for ever": Plant(Rig(decide=_says(SendRows, *EVENTS, attempt=1)), "S7"),
+    "files of the first attempt for ever": Plant(Rig(decide=_says(SendCheckpoint, *EVENTS, attempt=1)), "S1"),
     # a living memory that is not the one that the journal tells
     "an end that leaves the outcome": Plant(
-        Rig(decide=_unwritten_change(TrainEnd, outcome=Outcome.RUNNING)), "S1"
+        Rig(decide=_unwritten_change(TrainEnd, outcome=Outcome.RUNNING)), "S6"
     ),
     "a wish to stop that is dropped": Plant(Rig(decide=_unwritten_change(StopRequested, stop=None)), "S1"),
     "a later hub takes over": Plant(Rig(decide=_later_hub_takes_over), "S1"),

@@ -10,6 +10,7 @@ Whoever has facts can use it: the search over the model, the simulator, and whoe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -56,6 +57,7 @@ __all__ = [
     "SAFETY",
     "Arrived",
     "Began",
+    "Copy",
     "Fact",
     "Holding",
     "Monitor",
@@ -68,7 +70,7 @@ __all__ = [
 #: What must never happen: each property in one sentence, with its exact meaning.
 SAFETY: dict[str, str] = {
     "S1": (
-        "Every row that a trainer told while training, and every checkpoint that was asked for, that is the best so "
+        "Every row that a trainer told while training, and every checkpoint that was asked for, that is due, the best so "
         "far or the final one, is in the journal's keeping or at the hub until somebody gives it up; the end of the "
         "training leaves none of them unasked; and what the journal tells of a step is all that the step changes."
     ),
@@ -83,7 +85,7 @@ SAFETY: dict[str, str] = {
     ),
     "S5": "A heartbeat is asked for in a live state alone, by the process that trains.",
     "S6": (
-        "Done means that every delivery was acknowledged, the close included, and names every row; a close, an end "
+        "Done means that every delivery was acknowledged, the close included, and names every row and the outcome; a close, an end "
         "and a closing checkpoint reach the hub behind what was asked for before them."
     ),
     "S7": (
@@ -238,6 +240,15 @@ class _Out(NamedTuple):
     arrived: bool = False
 
 
+class Copy(NamedTuple):
+    """A checkpoint that is kept here. `asked`: as what it is kept it was sent already."""
+
+    kind: CheckpointKind
+    attempt: int
+    snapshot: str
+    asked: bool = False
+
+
 class Monitor(msgspec.Struct, frozen=True):
     """All that has to be remembered of a session to judge what comes next. Times in seconds, as the events tell them.
 
@@ -268,8 +279,10 @@ class Monitor(msgspec.Struct, frozen=True):
     saved_epoch: int = -1
     best: float | None = None
     best_waits: str = ""
-    kept: bool = False
-    newest_waits: bool = False
+    #: At most one of each kind, in the order in which they were kept.
+    copies: tuple[Copy, ...] = ()
+    kept_since: float | None = None
+    saved_in: int = 0
     # the limits
     rows_since: float | None = None
     files_since: float | None = None
@@ -307,6 +320,7 @@ class Monitor(msgspec.Struct, frozen=True):
             rows_since=older(self.rows_since, self.rows_interval),
             files_since=older(self.files_since, self.files_interval),
             beat_since=older(self.beat_since, self.beat_interval),
+            kept_since=older(self.kept_since, self.files_interval),
         )
 
 
@@ -355,9 +369,12 @@ class _Judge:
         self._places(state, name, actions)
         self._limits(event, actions)
         self._answer(event)
+        self._files(before, event, actions)
         self._trainer(before, event, actions, after)
+        if state is _TRAINING and isinstance(event, Tick | FitEpochEnd | TrainBatchEnd):
+            self._rows_due(event, actions)
         self._asks(event, actions)
-        self._ends(event, state, after, actions)
+        self._ends(event, before, after, actions)
         self._counts(after)
         self.note(state=after.state, written=after.state if decision.journalled else self.monitor.written)
         if decision.journalled:
@@ -368,8 +385,8 @@ class _Judge:
     def _pull_back(self, at: float) -> None:
         """A time that lies ahead counts as now, and stays so: a clock may be set back between two processes."""
         m = self.monitor
-        if max(m.rows_since or at, m.files_since or at, m.beat_since or at) > at:
-            ahead = ("rows_since", "files_since", "beat_since")
+        if max(m.rows_since or at, m.files_since or at, m.beat_since or at, m.kept_since or at) > at:
+            ahead = ("rows_since", "files_since", "beat_since", "kept_since")
             self.note(**{n: at for n in ahead if (since := getattr(m, n)) is not None and since > at})
 
     def _state(self) -> str:
@@ -502,7 +519,7 @@ class _Judge:
                     self.fail("S1", f"{name_of(event)} was told, and no row was recorded")
                 self.note(rows=self.monitor.rows + 1)
             case ModelSave() if before.state is _TRAINING:
-                self._save(event, actions)
+                self._save(event)
             case PretrainRoutineStart() if before.state is _IDLE and after.state is not _IDLE:
                 self._attempt(event, actions)
             case PretrainRoutineEnd() if before.state is _CREATED:
@@ -536,6 +553,7 @@ class _Judge:
             attempt=m.attempt + 1,
             starts=(*m.starts, m.rows),
             choice=event.checkpoints,
+            kept_since=None,
             beat_since=None,
             beat_out=False,
             rows_interval=event.metrics_interval,
@@ -544,22 +562,111 @@ class _Judge:
             closed=False,
         )
 
-    def _save(self, event: ModelSave, actions: tuple[AnyAction, ...]) -> None:
+    # -- checkpoints -------------------------------------------------------------------------------------
+
+    def _is_better(self, event: ModelSave) -> bool:
+        best = self.monitor.best
+        return event.fitness is not None and (best is None or event.fitness > best) and not event.unkept
+
+    def _kind(self, event: ModelSave) -> CheckpointKind | None:
+        """As what the specification keeps a saved checkpoint, if at all."""
+        m = self.monitor
+        if event.unkept or m.choice == "none":
+            return None
+        if event.kind is CheckpointKind.FINAL:
+            return CheckpointKind.FINAL
+        if m.choice != "last" and self._is_better(event):
+            return CheckpointKind.BEST
+        due = m.kept_since is None or max(event.at - m.kept_since, 0.0) >= m.files_interval
+        return CheckpointKind.LAST if due and m.choice != "best" else None
+
+    def _save(self, event: ModelSave) -> None:
         m = self.monitor
         # Kept or not: where no copy could be had, the trainer's own file serves to go on from.
-        self.note(saved_epoch=max(m.saved_epoch, event.epoch))
-        better = event.fitness is not None and (m.best is None or event.fitness > m.best) and not event.unkept
-        kept = {action.kind for action in actions if isinstance(action, KeepCheckpoint)}
-        if better:
+        self.note(saved_epoch=max(m.saved_epoch, event.epoch), saved_in=m.attempt)
+        kind = self._kind(event)
+        if self._is_better(event):
             self.note(best=event.fitness)
-        if better and event.kind is not CheckpointKind.FINAL and m.choice not in ("none", "last"):
-            if CheckpointKind.BEST not in kept:
-                self.fail("S1", f"the best checkpoint so far ({event.snapshot}) is not kept")
+        if kind is CheckpointKind.BEST:
             self.note(best_waits=event.snapshot)
-        elif CheckpointKind.BEST in kept:
-            self.fail("S1", f"{event.snapshot} takes the place of a better checkpoint")
-        if kept:
-            self.note(kept=True, newest_waits=True)
+        if kind is not None:
+            self._note_copy(kind, event.snapshot)
+            self.note(kept_since=event.at)
+
+    def _note_copy(self, kind: CheckpointKind, snapshot: str) -> None:
+        """One takes the place of another one of its kind, and of the final one that an earlier attempt named."""
+        m = self.monitor
+        rest = (
+            copy
+            for copy in m.copies
+            if copy.kind is not kind and (copy.kind is not CheckpointKind.FINAL or copy.attempt == m.attempt)
+        )
+        self.note(copies=(*rest, Copy(kind, m.attempt, snapshot)))
+
+    def _files(self, before: Memory, event: Event, actions: tuple[AnyAction, ...]) -> None:
+        """Each checkpoint that is due is kept and sent: which one, as what, of which attempt, as the last word or not."""
+        m, due, closing = self.monitor, True, False
+        copy: Copy | None = None
+        match event:
+            case ModelSave() if before.state is _TRAINING:
+                kind = self._kind(event)
+                self._keeps(kind, event, actions)
+                if kind not in (None, CheckpointKind.FINAL) and m.choice != "final":
+                    copy = Copy(kind, m.attempt, event.snapshot)
+                due = self._is_due(m.files_since, m.files_interval, event, SendCheckpoint)
+            case Tick() if before.state is _TRAINING:
+                waiting = [c for c in m.copies if not c.asked and c.kind is not CheckpointKind.FINAL]
+                copy = None if m.choice == "final" else _first_or_last(before, waiting, 0)
+                due = self._is_due(m.files_since, m.files_interval, event, SendCheckpoint)
+            case TrainEnd() if before.state is _TRAINING:
+                copy, closing = self._final(before, event), True
+            case Abort() if (before.state, name_of(event)) in _ENDS:
+                copy, closing = _first_or_last(before, m.copies, -1), True
+                if copy is not None and copy.kind is CheckpointKind.LAST and copy.asked:
+                    copy = None
+                copy = copy and copy._replace(kind=CheckpointKind.LAST)
+            case _:
+                return
+        if closing and m.choice == "none":
+            copy = None
+        wanted = [] if copy is None else [(copy.kind, copy.attempt, copy.snapshot, closing)]
+        asked = [(a.kind, a.attempt, a.snapshot, a.closing) for a in actions if isinstance(a, SendCheckpoint)]
+        if asked != wanted and (asked or due):
+            self.fail("S1", f"{name_of(event)} asks for {_files_told(asked)}, not for {_files_told(wanted)}")
+
+    def _keeps(self, kind: CheckpointKind | None, event: ModelSave, actions: tuple[AnyAction, ...]) -> None:
+        kept = [(a.kind, a.attempt, a.snapshot, a.epoch) for a in actions if isinstance(a, KeepCheckpoint)]
+        if kept != ([] if kind is None else [(kind, self.monitor.attempt, event.snapshot, event.epoch)]):
+            told = ", ".join(f"{what.value} {snapshot}" for what, _, snapshot, _ in kept) or "nothing"
+            wanted = "nothing" if kind is None else f"{kind.value} {event.snapshot}"
+            self.fail("S1", f"{wanted} has to be kept, and {told} is")
+
+    def _final(self, before: Memory, event: TrainEnd) -> Copy | None:
+        """What the trainer names at its end, else the best, else the newest whole one."""
+        m = self.monitor
+        if event.final is not None and event.final.snapshot:
+            return Copy(CheckpointKind.FINAL, m.attempt, event.final.snapshot)
+        of = {copy.kind: copy for copy in m.copies}
+        copy = of.get(CheckpointKind.FINAL)
+        # What an earlier attempt named is what this one went on from, until it saves one of its own.
+        if copy is None or (copy.attempt != m.attempt and m.saved_in == m.attempt):
+            copy = of.get(CheckpointKind.BEST) or _first_or_last(before, m.copies, -1)
+        return copy and Copy(CheckpointKind.FINAL, m.attempt, copy.snapshot)
+
+    def _is_due(self, since: float | None, interval: float, event: Event, kind: type[Action]) -> bool:
+        if since is None or max(event.at - since, 0.0) < interval:
+            return False
+        return not any(out.kind is kind and not out.refused for out in self.monitor.out)
+
+    def _rows_due(self, event: Event, actions: tuple[AnyAction, ...]) -> None:
+        m = self.monitor
+        asked = any(isinstance(action, SendRows) for action in actions)
+        if m.rows > m.asked and not asked and self._is_due(m.rows_since, m.rows_interval, event, SendRows):
+            self.fail(
+                "S1", f"rows {m.asked + 1} to {m.rows} are due, and {name_of(event)} does not ask for them"
+            )
+
+    # -- what is out, and the end ------------------------------------------------------------------------
 
     def _asks(self, event: Event, actions: tuple[AnyAction, ...]) -> None:
         """What is out now."""
@@ -589,10 +696,19 @@ class _Judge:
                     out = _Out(action.key, SendCheckpoint, action.attempt, closing=action.closing)
                     if action.snapshot == m.best_waits:
                         self.note(best_waits="")
-                    if action.kind is CheckpointKind.LAST:
-                        self.note(newest_waits=False)
+                    this = (action.kind, action.snapshot)
+                    self.note(
+                        copies=tuple(
+                            c._replace(asked=True) if (c.kind, c.snapshot) == this else c for c in m.copies
+                        )
+                    )
                 case _:
                     out = _Out(action.key, type(action), action.attempt)
+            # A checkpoint is one of the attempt that kept it, which `_files` judges.
+            if not isinstance(action, SendCheckpoint) and action.attempt != m.attempt:
+                self.fail(
+                    "S7", f"{action.key} is asked for as one of attempt {action.attempt}, not {m.attempt}"
+                )
             known = any(other.key == out.key for other in m.out)
             usage = out.kind is RecordUsage  # two notes of one millisecond are one
             if not (usage or not known):
@@ -600,30 +716,35 @@ class _Judge:
             if not known:
                 self.note(out=(*m.out, out))
 
-    def _ends(self, event: Event, state: State, after: Memory, actions: tuple[AnyAction, ...]) -> None:
+    def _ends(self, event: Event, before: Memory, after: Memory, actions: tuple[AnyAction, ...]) -> None:
         """What the end of a training, and giving up, leave behind."""
-        m = self.monitor
+        m, state = self.monitor, before.state
+        outcome = event.outcome if isinstance(event, TrainEnd | Abort) else before.outcome
+        for action in actions:
+            if isinstance(event, RetryRefused) or not isinstance(action, CloseSession | EndSession):
+                continue
+            if (action.rows, action.outcome) != (m.rows, outcome):
+                self.fail(
+                    "S6",
+                    f"{action.key} names {action.rows} rows, {action.outcome.value}, not {m.rows}, {outcome.value}",
+                )
         if isinstance(event, TrainEnd | Abort) and after.state is not state:
+            if after.outcome is not outcome:
+                self.fail("S6", f"the training is {outcome.value}, and {after.outcome.value} is remembered")
             if m.asked != m.rows:
                 self.fail("S1", f"the training is over, and rows {m.asked + 1} to {m.rows} are not asked for")
             order = [_LAST_WORDS.index(type(action)) for action in actions if type(action) in _LAST_WORDS]
             if order != sorted(order):
                 self.fail("S6", "the last words are asked for in another order")
-            files = [action for action in actions if isinstance(action, SendCheckpoint)]
-            if m.choice != "none" and isinstance(event, TrainEnd):
-                named = event.final is not None and bool(event.final.snapshot)
-                final = any(file.kind is CheckpointKind.FINAL and file.closing for file in files)
-                if not (final or not (named or m.kept)):
-                    self.fail("S1", "no final checkpoint is asked for")
-            elif m.choice != "none" and not (bool(files) or not m.newest_waits):
-                self.fail("S1", "the newest checkpoint is not asked for")
+            if isinstance(event, TrainEnd) and event.final is not None and event.final.snapshot:
+                self._note_copy(CheckpointKind.FINAL, event.final.snapshot)
             last: type[Action] = CloseSession if isinstance(event, TrainEnd) else EndSession
             told = any(isinstance(action, last) for action in actions)
             if not told:
                 self.fail("S4", f"the training is over, and no {last.__name__} is asked for")
         if isinstance(event, GiveUp) and (state is not after.state or after.given_up is not None):
             asked = {action.key for action in actions}
-            self.note(out=tuple(out for out in m.out if out.key in asked), best_waits="", newest_waits=False)
+            self.note(out=tuple(out for out in m.out if out.key in asked), best_waits="")
 
     def _counts(self, after: Memory) -> None:
         """The memory counts nothing as settled that is not."""
@@ -739,6 +860,28 @@ class _Judge:
         there = not m.best_waits or (best is not None and best.snapshot == m.best_waits)
         if not there:
             self.fail("S1", f"the best checkpoint ({m.best_waits}) is not kept")
+
+
+def _first_or_last(memory: Memory, copies: Sequence[Copy], place: int) -> Copy | None:
+    """The oldest (`place` 0) or the newest (-1); of two that were kept at one moment the `last`."""
+    if not copies:
+        return None
+    kept = [k for k in (memory.kept_last, memory.kept_best, memory.kept_final) if k is not None]
+    moments = {k.snapshot: (k.attempt, k.at) for k in kept}
+    chosen = copies[place]
+    at = moments.get(chosen.snapshot)
+    tied = [copy for copy in copies if at is not None and moments.get(copy.snapshot) == at]
+    return next((copy for copy in tied if copy.kind is CheckpointKind.LAST), chosen)
+
+
+def _files_told(files: list[tuple[CheckpointKind, int, str, bool]]) -> str:
+    return (
+        ", ".join(
+            f"{kind.value} {snapshot} of attempt {attempt}{' as the last word' if closing else ''}"
+            for kind, attempt, snapshot, closing in files
+        )
+        or "no checkpoint"
+    )
 
 
 def without_beat(memory: Memory) -> Memory:

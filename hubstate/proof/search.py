@@ -671,8 +671,9 @@ class Moves:
                 best=None,
                 saved_epoch=-1,
                 best_waits="",
-                kept=False,
-                newest_waits=False,
+                copies=(),
+                kept_since=None,
+                saved_in=0,
             )
         monitor = msgspec.structs.replace(monitor, rows_delivered=0, rows_not_taken=0, files_delivered=0)
         beat = monitor.beat_since
