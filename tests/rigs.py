@@ -8,6 +8,7 @@ from pathlib import Path
 from fakes import FakeHub, door_in, save, train
 
 from hubstate import events as ev
+from hubstate.actions import SendRows
 from hubstate.clock import VirtualClock
 from hubstate.outbox import FILES, WORDS, Outbox
 from hubstate.sender import Sender
@@ -64,6 +65,8 @@ class Rig:
 
     def settle(self, what: str, kind: type[ev.Event] = ev.Delivered, **fields: object) -> None:
         action = next(a for a in self.door.memory.outstanding if a.key.split("/")[2] == what)
+        if kind is ev.Delivered and isinstance(action, SendRows):
+            fields = {"rows": action.last - action.first + 1, **fields}
         self.door.tell(kind, key=action.key, **fields)
 
     def drain_rows(self) -> None:

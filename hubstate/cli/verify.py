@@ -109,6 +109,7 @@ def _as_json(verdict: Verdict, compared: tuple[str, Comparison] | None) -> dict[
         "ends": {"file": verdict.end.file, "line": verdict.end.line},
         "torn": [{"file": place.file, "line": place.line} for place in verdict.torn],
         "undecided": verdict.undecided,
+        "digests": {"gone": verdict.gone, "untold": verdict.untold},
         "wrong": wrong,
         "hub": hub,
     }

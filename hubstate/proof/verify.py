@@ -5,11 +5,11 @@ But whoever edits a journal can compute the checks anew, so nothing here rests o
 step is decided again by `controller.decide`, with the memory that the lines before it left, and has to come out as it
 was recorded; the head of each segment has to hold the memory that was replayed (the first one nothing but a name, or,
 of a session that another machine began, what a hub can tell); times do not go back within a segment,
-which one process wrote; a receipt has to be one for a delivery that was asked for before, with one digest for one
-file, the file's own where that is still here; and the properties of `proof.properties` are watched on the way.
+which one process wrote; a receipt has to be one for a delivery that was asked for before, told once, of all its
+rows unless it says why not, with one digest for one file, the file's own where that is still here; and the properties of `proof.properties` are watched on the way.
 
-What cannot be known from a journal alone: whether lines are missing at its end, whether the number in a row is the
-one that the trainer told (`proof.holdings` compares them with the hub's), and whether the whole of it was made up,
+What cannot be known from a journal alone: whether lines are missing at its end, whether the digest of a file that is
+gone was its own (the verdict counts them), whether the number in a row is the one that the trainer told (`proof.holdings` compares them with the hub's), and whether the whole of it was made up,
 decision by decision.
 
 Steps that were decided by another table than this one's cannot be decided again, and a journal names its table itself.
@@ -102,7 +102,8 @@ class Verdict:
 
     `wrong` is None if all of it can be. `torn`: half lines, as a power cut leaves them, that nothing was built on; the
     last may be one that is being written just now. `undecided`: how many steps were decided by which other table; the
-    journal is not proven then, even if nothing in it is wrong.
+    journal is not proven then, even if nothing in it is wrong. `gone`: how many files' digests could not be held against
+    the file, which is not here any more; `untold`: of how many files the hub told none.
     """
 
     session: str
@@ -111,6 +112,8 @@ class Verdict:
     end: Place
     torn: tuple[Place, ...] = ()
     undecided: dict[str, int] = field(default_factory=dict)
+    gone: int = 0
+    untold: int = 0
     wrong: Wrong | None = None
 
     @property
@@ -130,6 +133,15 @@ class Verdict:
             f"{count} of them were decided by the table {table}, and cannot be decided again here"
             for table, count in self.undecided.items()
         ]
+        if self.gone:
+            files = (
+                "1 digest not checkable: the file is"
+                if self.gone == 1
+                else f"{self.gone} digests not checkable: the files are"
+            )
+            words.append(f"{files} gone")
+        if self.untold:
+            words.append(f"the hub told no digest of {self.untold} {'file' if self.untold == 1 else 'files'}")
         return "; ".join(words)
 
 
@@ -289,6 +301,13 @@ class _Replay:
         self._undecided: dict[str, int] = {}
         self._asked: dict[str, AnyAction] = {}
         self._digests: dict[str, str] = {}
+        #: The steps that tell of rows and files that they were delivered.
+        self._receipts: dict[str, int] = {}
+        #: The first receipt of a file that was taken: its step, and whether it has a digest.
+        self._first_file: tuple[int, bool] | None = None
+        #: Files whose digest nothing here can be held against, and files whose receipts have none.
+        self._gone: set[str] = set()
+        self._untold: set[str] = set()
 
     def run(self, watch: Callable[[int], None]) -> Verdict:
         numbers = segments(self._folder)
@@ -325,6 +344,8 @@ class _Replay:
             end=end,
             torn=tuple(self._lines.torn),
             undecided=self._undecided,
+            gone=len(self._gone),
+            untold=len(self._untold),
             wrong=wrong,
         )
 
@@ -498,7 +519,7 @@ class _Replay:
         return 0
 
     def _receipt(self, step: Step) -> None:
-        """A receipt tells of no more rows than were asked for, and of a file its digest, always the same."""
+        """A receipt is told once, of as many rows as were asked for, and of a file with its digest, always the same."""
         event = step.event
         if not isinstance(event, Delivered):
             return
@@ -506,16 +527,52 @@ class _Replay:
         most = action.last - action.first + 1 if isinstance(action, SendRows) else 0
         if not 0 <= event.rows <= most:
             raise _Impossible(f"a forged receipt: {event.rows} rows of {event.key}, which are {most}")
-        if not event.sha256:
-            return
-        if not isinstance(action, SendCheckpoint):
+        if event.rows != most and not event.not_taken:
+            raise _Impossible(
+                f"a forged receipt: {event.rows} of the {most} rows of {event.key}, and not why the others were not taken"
+            )
+        if isinstance(action, SendRows | SendCheckpoint):
+            if event.key in self._receipts:
+                raise _Impossible(
+                    f"a forged receipt: step {self._receipts[event.key]} tells already that {event.key} was delivered"
+                )
+            self._receipts[event.key] = step.n
+        if isinstance(action, SendCheckpoint):
+            self._file_receipt(step, event, action)
+        elif event.sha256:
             raise _Impossible(f"a forged receipt: {event.key} is no file, and has a digest")
-        known = self._digests.get(action.snapshot) or self._digest(action.snapshot) or event.sha256
+
+    def _file_receipt(self, step: Step, event: Delivered, action: SendCheckpoint) -> None:
+        """A hub tells the digest of every file that it takes, or, as hubs of old, of none.
+
+        One's own calls a session by its id, and tells digests. Of another one only its receipts can say which it is.
+        """
+        if event.not_taken and not event.sha256:
+            return
+        tells = bool(event.sha256)
+        if not tells and self._memory.model == self._memory.session:
+            raise _Impossible(
+                f"a forged receipt: {event.key} has no digest, and its hub tells one of every file"
+            )
+        first, told = self._first_file or (step.n, tells)
+        if told is not tells:
+            ways = ("has a digest", "has none") if tells else ("has no digest", "has one")
+            raise _Impossible(
+                f"a forged receipt: {event.key} {ways[0]}, and the one in step {first} {ways[1]}"
+            )
+        self._first_file = (first, told)
+        here = self._digest(action.snapshot)
+        if not tells:
+            self._untold.add(action.snapshot)
+            return
+        known = self._digests.get(action.snapshot) or here or event.sha256
         if event.sha256 != known:
             raise _Impossible(
                 f"a forged receipt: the digest of {action.snapshot} is {known}, and not {event.sha256}"
             )
         self._digests[action.snapshot] = known
+        if not here:
+            self._gone.add(action.snapshot)
 
     def _digest(self, snapshot: str) -> str:
         """The digest of a kept file; empty if it is not here any more, as most are once a hub has them."""

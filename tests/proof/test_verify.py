@@ -52,7 +52,8 @@ def test_a_session_that_lived_is_accepted(folder):
     assert (verdict.session, verdict.segments, verdict.torn, verdict.undecided) == (folder.name, 3, (), {})
     assert (
         str(verdict)
-        == f"accepted: {verdict.steps} steps, ends at journal-000003.jsonl line {verdict.end.line}"
+        == f"accepted: {verdict.steps} steps, ends at journal-000003.jsonl line {verdict.end.line}; "
+        "2 digests not checkable: the files are gone"
     )
 
 
@@ -309,6 +310,44 @@ def _digest_of_a_lost_file(forgery: Forgery) -> Place_:
     return _file_receipt(forgery, "final")
 
 
+def _receipt_told_again(forgery: Forgery, wanted: str) -> Place_:
+    """A receipt is doubled in the line behind it."""
+    segment, line = forgery.find(
+        lambda step: (
+            step.get("event", {}).get("event") == "delivered" and f"/{wanted}/" in step["event"]["key"]
+        )
+    )
+    forgery.insert((segment, line + 1), (segment, line))
+    forgery.renumber()
+    return segment, line + 1
+
+
+def _first_digest_removed(forgery: Forgery) -> Place_:
+    """The first receipt of a file loses its digest; the next one, which has one, tells that it had one."""
+    first = forgery.find(lambda line: "sha256" in line.get("event", {}))
+    forgery.edit(first, lambda line: line["event"].pop("sha256"))
+    return forgery.find(lambda line: "sha256" in line.get("event", {}))
+
+
+def _of_ones_own_hub(forgery: Forgery) -> Place_:
+    """The hub calls the session by its id, as one's own does, and no receipt has a digest any more."""
+    session = forgery.folder.name.encode()
+    for lines in forgery.texts:
+        lines[:] = [text.replace(b'"model":"M"', b'"model":"%b"' % session) for text in lines]
+    first = forgery.find(lambda line: "sha256" in line.get("event", {}))
+    _no_digests(forgery)
+    return first
+
+
+def _no_digests(forgery: Forgery) -> None:
+    for segment, lines in enumerate(forgery.texts):
+        for line in range(len(lines)):
+            if b'"sha256"' in lines[line]:
+                forgery.edit((segment, line), lambda step: step["event"].pop("sha256"))
+            if b'"final_sha256"' in lines[line]:
+                forgery.edit((segment, line), lambda head: head["memory"].pop("final_sha256"))
+
+
 def _without_a_segment(forgery: Forgery, segment: int) -> Place_:
     forgery.files[segment].unlink()
     del forgery.files[segment], forgery.raw[segment], forgery.texts[segment]
@@ -447,6 +486,22 @@ TAMPERINGS = {
         _changed(lambda f: f.event("delivered", rows=5), lambda line: line["event"].update(rows=6)),
         "6 rows of",
     ),
+    "fewer rows than were asked for": Tampering(
+        _changed(lambda f: f.event("delivered", rows=5), lambda line: line["event"].update(rows=4)),
+        "4 of the 5 rows",
+    ),
+    "a receipt of rows, told again": Tampering(
+        lambda f: _receipt_told_again(f, "rows"), "tells already that"
+    ),
+    "a receipt of a file, told again": Tampering(
+        lambda f: _receipt_told_again(f, "checkpoint"), "tells already that"
+    ),
+    "a digest that is removed": Tampering(
+        _changed(_file_receipt, lambda line: line["event"].pop("sha256")),
+        "has no digest, and the one in step",
+    ),
+    "the first digest that is removed": Tampering(_first_digest_removed, "has a digest, and the one in step"),
+    "all digests of one's own hub removed": Tampering(_of_ones_own_hub, "its hub tells one of every file"),
     "attempts numbered anew": Tampering(_attempt, "is of attempt 2; recorded is 3"),
     "the answer of a guard": Tampering(
         _changed(_asking, lambda line: line.update(guards={"metrics_due": False})), "metrics_due"
@@ -583,6 +638,26 @@ def test_a_number_in_a_row_that_was_changed_with_all_checks_is_not_seen(forgery)
     forgery.edit(_rows(forgery), lambda line: line["event"]["metrics"].update(loss=0.0001))
     forgery.write()
     assert verify(forgery.folder).accepted
+
+
+def test_what_no_digest_could_be_held_against_is_counted(forgery):
+    """Files that are gone prove nothing, and the verdict says of how many; so it does where a hub tells no digest."""
+    shutil.rmtree(forgery.folder / "snapshots")
+    told = {
+        forgery.read((s, n)).get("event", {}).get("sha256")
+        for s, t in enumerate(forgery.texts)
+        for n in range(len(t))
+    }
+    verdict = verify(forgery.folder)
+    assert verdict.accepted, str(verdict)
+    assert (verdict.gone, verdict.untold) == (len(told - {None}), 0)
+    assert str(verdict).endswith(f"; {verdict.gone} digests not checkable: the files are gone")
+    _no_digests(forgery)
+    forgery.write()
+    foreign = verify(forgery.folder)
+    assert foreign.accepted, str(foreign)
+    assert (foreign.gone, foreign.untold) == (0, verdict.gone)
+    assert str(foreign).endswith(f"; the hub told no digest of {verdict.gone} files")
 
 
 # -- another table ---------------------------------------------------------------------------------------
