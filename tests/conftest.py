@@ -32,6 +32,21 @@ _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _folders_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """Every folder that was made of the factory, in order: by a test, for it, or for several of them."""
+    made: list[Path] = []
+    make = tmp_path_factory.mktemp
+
+    def noting_make(*args: Any, **options: Any) -> Path:
+        made.append(make(*args, **options))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tmp_path_factory, "mktemp", noting_make)
+        yield made
+
+
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes what belongs to this user, and none sees another's sessions."""
@@ -62,16 +77,16 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def _journals_are_evidence(
-    request: pytest.FixtureRequest, _own_world: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, _folders_made: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """`verify` accepts every journal that a test made, those that it removed itself included.
+
+    Its folders are all that were made since the test before it: its world, its `tmp_path`, what it made of the factory,
+    and what a fixture of several tests made first for this one.
 
     A test that damages or invents journals is marked `damages_journals` with the reason. The marker guards itself: a
     test that carries it and leaves only journals that are accepted fails.
     """
-    places = [_own_world]
-    if "tmp_path" in request.fixturenames:
-        places.append(request.getfixturevalue("tmp_path"))
     marker = request.node.get_closest_marker(_DAMAGES)
     rejected: list[str] = []
     remove = shutil.rmtree
@@ -82,6 +97,8 @@ def _journals_are_evidence(
 
     monkeypatch.setattr(shutil, "rmtree", judging_remove)
     yield
+    places = list(_folders_made)
+    _folders_made.clear()
     if not request.node.stash.get(_PASSED, False):
         return
     for place in places:

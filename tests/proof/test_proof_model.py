@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hubstate import events as ev
 from hubstate.actions import Memory, SendRows
 from hubstate.controller import decide
-from hubstate.journal import Journal, Recovery
+from hubstate.journal import Journal, Recovery, recover
 from hubstate.opening import for_next_attempt
 from hubstate.outbox import FILES, WORDS, Delivery, Outbox
 from hubstate.proof.model import NOW, Box, aged, claimed, folded, other_conditions, rows_of, step_of
@@ -55,7 +55,9 @@ def said(what: str, memory: Memory, at: float, key: str) -> ev.Event | None:
         case _ if not key:
             return None
         case "words" | "files":
-            return ev.Delivered(at, key=key)
+            sent = next((action for action in memory.outstanding if action.key == key), None)
+            rows = sent.last - sent.first + 1 if isinstance(sent, SendRows) else 0
+            return ev.Delivered(at, key=key, rows=rows)
         case "held up":
             return ev.HeldUp(at, key=key, condition="offline", reason="no network")
         case _:
@@ -67,6 +69,7 @@ class Both:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
+        self.folder = folder
         self.journal = Journal(folder, Recovery(Memory(session="S"), 0, 0, "", ()))
         self.outbox = Outbox(folder / "outbox.sqlite", folder)
         self.box, self.memory, self.at = Box(), Memory(session="S"), NOW
@@ -86,6 +89,9 @@ class Both:
         self.memory = decision.memory
 
     def resume(self) -> None:
+        """Another process goes on: it begins a segment of its own."""
+        self.journal.close()
+        self.journal = Journal(self.folder, recover(self.folder))
         self.memory = for_next_attempt(self.memory)
         if self.memory.state is State.IDLE:
             self.tell(ev.PretrainRoutineStart(self.at, session="S", usage=True, checkpoint_interval=10.0))

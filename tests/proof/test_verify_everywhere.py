@@ -44,6 +44,23 @@ def test_errs_spoilt_where_it_works():
     leave("runs", spoilt=True)
 
 
+def test_errs_spoilt_in_a_folder_of_the_factory(tmp_path_factory):
+    leave(tmp_path_factory.mktemp("some"), spoilt=True)
+
+
+@pytest.fixture(scope="module")
+def of_several(tmp_path_factory):
+    leave(tmp_path_factory.mktemp("several"), spoilt=True)
+
+
+def test_errs_spoilt_for_several(of_several):
+    pass
+
+
+def test_passes_where_another_was_blamed_already(of_several):
+    pass
+
+
 def test_errs_spoilt_and_removed():
     with tempfile.TemporaryDirectory() as directory:
         leave(directory, spoilt=True)
