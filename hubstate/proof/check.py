@@ -10,7 +10,9 @@ No one search holds everything, or it would take hours; the searches in `FULL` c
   saves in turn, the limits are open at once, and nothing is delivered before the training begins: the opening could
   as well leave a moment later. A process that dies is followed at once by the one that resumes: what would be
   delivered between the two could as well have left before.
-* `windows` lets the limits work, over every order of a row and two saves, better ones and others.
+* `windows` lets the limits work, over every order of a row and two saves: with a better fitness, one as good, a worse
+  one, and none. `beats` adds heartbeats to one save.
+* `fitness` carries the best over to the next attempt.
 * `deaths` takes every step of a dying and resuming process apart, resumes aborted sessions as well, and delivers
   without a trainer.
 * `refusals` lets a hub refuse, and lose acknowledgements, while the limits work and processes die.
@@ -37,12 +39,16 @@ __all__ = ["FULL", "QUICK", "Move", "Report", "Search", "check"]
 #: What is the smallest comes first, so that a mistake is found early.
 FULL: Mapping[str, Bounds] = {
     "refusals": Bounds(rows=2, saves=0, checkpoint=1.0, beats=False),
-    "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0),
+    "windows": Bounds(rows=1, saves=2, attempts=1, refusals=0, lost=0, crashes=0, beats=False),
+    "beats": Bounds(rows=1, saves=1, attempts=1, refusals=0, lost=0, crashes=0, fitness=False),
     "answers": Bounds(
         rows=1, saves=0, attempts=1, lost=0, crashes=0, beats=False, usage=True, news=True, foreign=True
     ),
     "deaths": Bounds(
         rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, beats=False, anew=True, fitness=False
+    ),
+    "fitness": Bounds(
+        rows=0, saves=2, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, beats=False, quick=True
     ),
     "faults": Bounds(metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
@@ -63,6 +69,9 @@ QUICK: Mapping[str, Bounds] = {
         foreign=True,
     ),
     "deaths": Bounds(rows=1, saves=1, refusals=0, lost=0, checkpoint=1.0, beats=False, fitness=False),
+    "fitness": Bounds(
+        rows=0, saves=2, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, beats=False, quick=True
+    ),
     "faults": Bounds(rows=2, saves=1, metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 

@@ -80,7 +80,7 @@ class Bounds:
     acknowledgement may be lost, and a process may die. Outages, 401 and 429 have no bound: they leave nothing behind.
     `fitness`: a save may be the best. `anew`: an aborted session may be resumed, not only one whose process died.
     `usage`, `news`, `foreign`: whether validations begin, answers tell intervals and wishes, and a hub may be unable
-    to hold what it is given. `skips`: clocks may be set back between two processes.
+    to hold what it is given.
     """
 
     rows: int = 3

@@ -46,6 +46,7 @@ from hubstate.events import (
     TrainStart,
 )
 from hubstate.journal import Step, adopt_step
+from hubstate.opening import for_next_attempt
 from hubstate.outbox import FILES, WORDS
 from hubstate.proof.model import Box, Entry, Rig, claimed, folded
 from hubstate.states import CheckpointKind, Outcome, State
@@ -190,6 +191,19 @@ def _sends_another(event_kind: type[Event], *order: str) -> Callable[[Memory, Ev
         return _anew(decision, memory, *actions)
 
     return broken
+
+
+def _any_fitness_is_best(memory: Memory, event: Event) -> Decision:
+    """Whatever has a fitness takes the place of the best."""
+    if not isinstance(event, ModelSave) or memory.best_fitness is None or event.fitness is None:
+        return decide(memory, event)
+    decision = decide(replace(memory, best_fitness=None), event)
+    return _anew(decision, memory, *decision.actions)
+
+
+def _forgets_best(memory: Memory) -> Memory:
+    """A resumed session knows no fitness any more."""
+    return replace(for_next_attempt(memory), best_fitness=None)
 
 
 def _keeps_no_last(memory: Memory, event: Event) -> Decision:
@@ -380,6 +394,8 @@ PLANTED: Mapping[str, Plant] = {
     # what is sent, and what it says
     "the newest is the final one": Plant(Rig(decide=_sends_another(TrainEnd, "kept_last")), "S1"),
     "the best is the last of an abort": Plant(Rig(decide=_sends_another(Abort, "kept_best")), "S1"),
+    "any fitness is the best": Plant(Rig(decide=_any_fitness_is_best), "S1"),
+    "the best fitness is forgotten": Plant(Rig(next_attempt=_forgets_best), "S1"),
     "no last is kept": Plant(Rig(decide=_keeps_no_last), "S1"),
     "no checkpoint while training": Plant(Rig(decide=_without(SendCheckpoint, ModelSave, Tick)), "S1"),
     "a last word that does not wait": Plant(Rig(decide=_says(SendCheckpoint, Abort, closing=False)), "S1"),

@@ -294,9 +294,11 @@ class Moves:
     def _saves(self, memory: Memory) -> Iterator[Event]:
         number = memory.saves + 1
         epoch = memory.epoch or 0
-        better = 1.0 if memory.best_fitness is None else memory.best_fitness + 1.0
-        scripted = (better,) if number % 2 else (None,)
-        free = (None, better) if self.bounds.fitness else (None,)
+        best = memory.best_fitness
+        # A better one, one as good, a worse one, or none is told.
+        told = (1.0,) if best is None else (best + 1.0, best, best - 1.0)
+        scripted = told[:1] if number % 2 else (None,)
+        free = (None, *told) if self.bounds.fitness else (None,)
         for fitness in scripted if self.bounds.scripted else free:
             yield self._event(
                 ev.ModelSave, at=NOW, epoch=epoch, path="p", size=1, mtime_ns=number, fitness=fitness, snapshot=f"s{number}"
@@ -462,7 +464,8 @@ class Moves:
         if memory.state in (State.FINALIZING, State.ABORTED):
             edge = self._tell(PEOPLE, world, self._event(ev.GiveUp, at=NOW, reason="no more"))
             yield edge._replace(world=self._forgetting(edge.world))
-        if memory.state is not State.IDLE:
+        # Where moves are taken as one, a retry of nothing is left to the other searches.
+        if memory.state is not State.IDLE and (memory.refused or not self.bounds.quick):
             retried = self._tell(RETRY, world, self._event(ev.RetryRefused, at=NOW))
             if retried.world != world or retried.violations:
                 yield retried

@@ -23,6 +23,8 @@ def test_the_real_decisions_hold_within_the_full_bound():
     """Every property holds in every world of the full bound, and every row of the table is taken in one of them."""
     report = check(FULL)
     assert report.failed is None, str(report)
+    # Some 70 microseconds a move: the bound is there for whoever waits, and its measure for every machine.
+    assert report.edges < 270_000
     assert report.rows == frozenset(range(1, len(machine.TABLE) + 1))
 
 
