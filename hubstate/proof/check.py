@@ -16,6 +16,8 @@ No one search holds everything, or it would take hours; the searches in `FULL` c
 * `deaths` takes every step of a dying and resuming process apart, resumes aborted sessions as well, and delivers
   without a trainer.
 * `refusals` lets a hub refuse, and lose acknowledgements, while the limits work and processes die.
+* `two refusals` retries more than one delivery at once.
+* `only best`, `only last`, `only final` and `only none` choose other checkpoints.
 * `answers` adds what answers tell, what a hub cannot hold, and notes of usage.
 """
 
@@ -30,11 +32,24 @@ from hubstate import machine
 from hubstate.actions import AnyAction, Decision
 from hubstate.clock import Clock, SystemClock
 from hubstate.events import FitEpochEnd, ModelSave, TrainBatchEnd, name_of
+from hubstate.limits import CHECKPOINT_CHOICES
 from hubstate.proof.model import Bounds, Rig
 from hubstate.proof.properties import PROPERTIES, Violation
 from hubstate.proof.search import GOES_ON, PASSES, RETRY, Moves, World
 
 __all__ = ["FULL", "QUICK", "Move", "Report", "Search", "check"]
+
+#: What `checkpoints=` may be beside `all`, and two refusals that are retried at once.
+_CHOICES: Mapping[str, Bounds] = {
+    f"only {choice}": Bounds(
+        rows=0, saves=2, attempts=1, refusals=0, lost=0, crashes=0, beats=False, quick=True, choice=choice
+    )
+    for choice in CHECKPOINT_CHOICES
+    if choice != "all"
+}
+_TWICE = Bounds(
+    rows=2, saves=0, attempts=1, refusals=2, lost=0, crashes=0, metrics=0.0, beats=False, quick=True
+)
 
 #: What is the smallest comes first, so that a mistake is found early.
 FULL: Mapping[str, Bounds] = {
@@ -50,6 +65,8 @@ FULL: Mapping[str, Bounds] = {
     "fitness": Bounds(
         rows=0, saves=2, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, beats=False, quick=True
     ),
+    "two refusals": _TWICE,
+    **_CHOICES,
     "faults": Bounds(metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 #: A smaller bound, for every day.
@@ -72,6 +89,8 @@ QUICK: Mapping[str, Bounds] = {
     "fitness": Bounds(
         rows=0, saves=2, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, beats=False, quick=True
     ),
+    "two refusals": _TWICE,
+    **_CHOICES,
     "faults": Bounds(rows=2, saves=1, metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 

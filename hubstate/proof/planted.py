@@ -201,6 +201,22 @@ def _any_fitness_is_best(memory: Memory, event: Event) -> Decision:
     return _anew(decision, memory, *decision.actions)
 
 
+def _chooses_all(memory: Memory, event: Event) -> Decision:
+    """What was chosen of the checkpoints plays no part while they are kept."""
+    if not isinstance(event, ModelSave):
+        return decide(memory, event)
+    decision = decide(replace(memory, checkpoints="all"), event)
+    return _anew(decision, memory, *decision.actions)
+
+
+def _retries_one(memory: Memory, event: Event) -> Decision:
+    """Of several refusals the first alone is retried, and all are forgotten."""
+    decision = decide(memory, event)
+    if not isinstance(event, RetryRefused) or len(decision.actions) < 2:
+        return decision
+    return _anew(decision, memory, decision.actions[0])
+
+
 def _forgets_best(memory: Memory) -> Memory:
     """A resumed session knows no fitness any more."""
     return replace(for_next_attempt(memory), best_fitness=None)
@@ -394,6 +410,8 @@ PLANTED: Mapping[str, Plant] = {
     # what is sent, and what it says
     "the newest is the final one": Plant(Rig(decide=_sends_another(TrainEnd, "kept_last")), "S1"),
     "the best is the last of an abort": Plant(Rig(decide=_sends_another(Abort, "kept_best")), "S1"),
+    "a choice that plays no part": Plant(Rig(decide=_chooses_all), "S1"),
+    "a retry of the first alone": Plant(Rig(decide=_retries_one), "S2"),
     "any fitness is the best": Plant(Rig(decide=_any_fitness_is_best), "S1"),
     "the best fitness is forgotten": Plant(Rig(next_attempt=_forgets_best), "S1"),
     "no last is kept": Plant(Rig(decide=_keeps_no_last), "S1"),
