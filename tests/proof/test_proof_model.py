@@ -22,9 +22,19 @@ from hubstate.states import Outcome, State
 PROFILE = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 SAYS = [
-    "row", "row", "row", "step", "save", "better", "tick", "end", "abort", "give up", "retry", "resume", "usage",
+    "row", "row", "row", "step", "save", "better", "save", "better", "tick", "end", "end", "abort", "abort", "give up", "retry", "resume", "usage",
     "words", "words", "words", "files", "files", "refuse words", "refuse files", "held up",
 ]  # fmt: skip
+
+#: How a session may have gone on before anything is drawn: what is deep is reached by chance too seldom.
+DEPTHS = [
+    [],
+    ["row", "better", "row", "save"],
+    ["words", "row", "better", "row", "end"],
+    ["words", "row", "save", "row", "refuse words", "row", "abort"],
+    ["words", "row", "refuse words", "better", "refuse files", "row", "end", "retry"],
+    ["row", "save", "resume", "row", "better", "end"],
+]
 
 
 def said(what: str, memory: Memory, at: float, key: str) -> ev.Event | None:
@@ -121,6 +131,9 @@ class Both:
             if isinstance(real.action, SendRows):
                 rows = tuple(RowSeen(r.number, r.attempt, r.epoch) for r in self.outbox.rows(real.action, 0))
                 assert rows == rows_of(self.box, model)
+        everything = SendRows("", 1, first=1, last=10_000)
+        held = tuple(RowSeen(r.number, r.attempt, r.epoch) for r in self.outbox.rows(everything, 0))
+        assert held == self.box.rows
         refused = sum(entry.refused for entry in self.box.entries)
         assert self.outbox.count() == (len(self.box.entries) - refused, refused)
 
@@ -130,14 +143,14 @@ class Both:
 
 
 @PROFILE
-@given(saying=st.lists(st.sampled_from(SAYS), max_size=30))
+@given(depth=st.sampled_from(DEPTHS), saying=st.lists(st.sampled_from(SAYS), max_size=30))
 def test_the_model_of_the_outbox_is_the_outbox(
-    tmp_path_factory: pytest.TempPathFactory, saying: list[str]
+    tmp_path_factory: pytest.TempPathFactory, depth: list[str], saying: list[str]
 ) -> None:
     """Whatever is said in whichever order, the model hands out what the real outbox hands out, and keeps the same."""
     both = Both(tmp_path_factory.mktemp("both") / "session")
     try:
-        for what in saying:
+        for what in (*depth, *saying):
             both.say(what)
             both.compare()
     finally:
