@@ -51,6 +51,21 @@ def test_what_a_power_cut_took_from_the_journal_is_not_delivered(tmp_path):
     assert "ahead of its journal" in again.damage
 
 
+def test_rows_that_a_hub_acknowledged_are_let_go_of(rig):
+    """What was settled is in the outbox no more: neither the delivery nor its rows, and the rows of others stay."""
+    rig.clock.advance(3.0)
+    rig.rows(2)
+    assert [a.last for a in rig.door.memory.outstanding if isinstance(a, SendRows)] == [1]
+    rig.fold()
+    everything = SendRows("k", 1, first=1, last=99)
+    assert [row.number for row in rig.outbox.rows(everything, 0)] == [1, 2]
+    before = rig.outbox.count()
+    rig.settle("rows")
+    rig.fold()
+    assert [row.number for row in rig.outbox.rows(everything, 0)] == [2]
+    assert rig.outbox.count() == (before[0] - 1, 0)
+
+
 # -- a projection ----------------------------------------------------------------------------------------
 
 LOSSES = ["reopen", "delete closed", "delete open", "delete main", "delete wal", "garbage", "in flight"]
