@@ -243,7 +243,9 @@ def digest_of(folders: list[Path], house: House, story: list[str]) -> str:
     for folder in folders:
         for file in sorted(folder.glob("journal-*")):
             text = file.read_bytes()
-            text = gzip.decompress(text) if file.suffix == ".gz" else text  # what packs it notes the real time
+            text = (
+                gzip.decompress(text) if file.suffix == ".gz" else text
+            )  # what packs it notes the real time
             sha256.update(file.name.encode() + b"\0" + text)
     tables = (schema.sessions, schema.attempts, schema.rows, schema.answers, schema.usage, schema.problems)
     with house.store.database.reading() as connection:
