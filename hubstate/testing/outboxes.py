@@ -82,6 +82,8 @@ class _Session:
     def answer(self, what: str, kind: type[ev.Event] = ev.Delivered, **fields: Any) -> None:
         """A hub's answer to the first delivery of a kind: `open`, `rows`, `checkpoint`, `close` or `end`."""
         action = next(a for a in self.door.memory.outstanding if a.key.split("/")[2] == what)
+        if kind is ev.Delivered and isinstance(action, SendRows):
+            fields = {"rows": action.last - action.first + 1} | fields
         self.door.tell(kind, key=action.key, **fields)
 
     def next(self, lane: str = WORDS) -> str | None:

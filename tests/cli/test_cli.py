@@ -31,6 +31,7 @@ COMMANDS = [
     "login",
     "run",
     "serve",
+    "simulate",
     "status",
     "sync",
     "trace",

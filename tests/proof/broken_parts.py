@@ -187,13 +187,13 @@ BROKEN: dict[str, Plant] = {
         adopted_before_written,
         half_a_line_stays,
         waiting_steps_forgotten,
-        last_row_of_a_send_lost,
         alive_without_a_trainer,
     )
 }
 RARE: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
+        last_row_of_a_send_lost,
         earlier_segments_unsynced,
         copies_removed_at_once,
         lines_before_copies,
