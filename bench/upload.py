@@ -108,7 +108,7 @@ def rows_meanwhile(url: str, path: str) -> dict[str, float]:
     while not session.receipt.files_delivered and time.perf_counter() - before < 300:
         session.log({"loss": 0.5}, epoch=epoch)
         epoch += 1
-        time.sleep(0.1)
+        time.sleep(0.1)  # the pace of the training that goes on beside the upload
     rows = session.receipt.rows_delivered - delivered
     taken = time.perf_counter() - before - saved
     session.finish()

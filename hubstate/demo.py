@@ -170,7 +170,7 @@ class _Demo:
             yield _Place(named, embedded=False, named=True)
             return
         # Whoever names a hub needs nothing of what a hub is made of.
-        from hubstate.server.running import running  # noqa: PLC0415
+        from hubstate.server.running import running  # noqa: PLC0415 - an extra
 
         known = self._known_to_embedded()
         address = None if known is None else known.memory.hub

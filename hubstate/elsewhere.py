@@ -63,7 +63,7 @@ def bring(session: str, found: Settings, clock: Clock) -> Path:
             "`hubstate status` lists what there is"
         )
     # Loaded here, because `requests` takes longer to import than a session takes to start.
-    from hubstate.hubs.fetch import Source  # noqa: PLC0415
+    from hubstate.hubs.fetch import Source  # noqa: PLC0415 - loads requests
 
     source = Source(found.hub, found.api_key)
     try:

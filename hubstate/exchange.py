@@ -181,7 +181,7 @@ class Rows:
         ).fetchone()
         words = {name: word for name, word in _WORDS.decode(nonfinite).items() if name not in event.metrics}
         self._db.execute(
-            f"update rows set at = ?, metrics = ?, nonfinite = ? {where}",  # noqa: S608
+            f"update rows set at = ?, metrics = ?, nonfinite = ? {where}",  # noqa: S608 - as above
             (
                 event.at,
                 _ENCODER.encode(_METRICS.decode(metrics) | event.metrics),

@@ -19,7 +19,7 @@ def open_hub(address: str, api_key: str | None, **options: Any) -> Hub:
     scheme = address.partition("://")[0].lower() if "://" in address else ""
     match scheme:
         case "http" | "https":
-            from hubstate.hubs.hub_v1 import HubV1  # noqa: PLC0415
+            from hubstate.hubs.hub_v1 import HubV1  # noqa: PLC0415 - loads requests
 
             return HubV1(address, api_key, **options)
         case _:
