@@ -100,7 +100,7 @@ def post_rows(store: Store, caller: Caller, model: str, body: bytes, now: float)
         for what in odd:
             sessions.note_problem(connection, model, what, now)
         rows_room.keep(connection, model, new, now)
-        _note_progress(connection, session, new)
+        _note_progress(connection, session, new, now)
         return model, {"rows": len(new)}
 
     return sessions.once(store, caller, now, effect)
@@ -122,7 +122,7 @@ def _own_rows(asked: dict[str, Any], attempt: int) -> list[rows_room.RowIn]:
     return new
 
 
-def _note_progress(connection: Connection, session: Any, new: list[rows_room.RowIn]) -> None:
+def _note_progress(connection: Connection, session: Any, new: list[rows_room.RowIn], now: float) -> None:
     mine = [row for row in new if row.attempt == session["attempt"]]
     if not mine:
         return
@@ -130,7 +130,7 @@ def _note_progress(connection: Connection, session: Any, new: list[rows_room.Row
     values: dict[str, Any] = {}
     if epochs:
         values["epoch"] = max(*epochs, -1 if session["epoch"] is None else session["epoch"])
-    sessions.announce(connection, session, session["attempt"], values)
+    sessions.announce(connection, session, session["attempt"], values, now)
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def take_upload(
         if CheckpointKind.FINAL.value in where.kinds:
             sessions.final_stored(connection, session, now)
         elif where.attempt == session["attempt"]:
-            sessions.announce(connection, session, where.attempt, {})
+            sessions.announce(connection, session, where.attempt, {}, now)
         data = {"kind": where.kinds[0], "size": received.size, "sha256": received.sha256, "kept": kept}
         return model, data
 
@@ -240,11 +240,11 @@ def heartbeat(store: Store, caller: Caller, model: str, body: bytes, now: float)
         sessions.touch(connection, model, now)
         connection.execute(update(schema.sessions).where(schema.sessions.c.id == model).values(agent=agent))
         if life is None:
-            sessions.announce(connection, session, session["attempt"], {})
+            sessions.announce(connection, session, session["attempt"], {}, now)
         else:
             values = {name: value for name, value in msgspec.to_builtins(life).items() if value is not None}
             values.pop("attempt")
-            sessions.announce(connection, session, life.attempt, {"state": session["state"], **values})
+            sessions.announce(connection, session, life.attempt, {"state": session["state"], **values}, now)
         return about(session, caller, {"agentId": agent})
 
 

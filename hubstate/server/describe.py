@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, select
 from hubstate.server import rows as rows_room
 from hubstate.server.checkpoints import ending_of, stored
 from hubstate.server.schema import attempts, problems, usage
-from hubstate.server.sessions import in_contact, is_live, outcome_of
+from hubstate.server.sessions import in_contact, is_live, outcome_of, still_since
 from hubstate.server.signing import file_address
 from hubstate.server.store import Store
 from hubstate.states import CheckpointKind, Outcome
@@ -32,6 +32,7 @@ def summary_of(connection: Connection, session: RowMapping, now: float) -> dict[
         "reason": session["reason"],
         "attempt": session["attempt"],
         "epoch": session["epoch"],
+        "epoch_at": session["epoch_at"],
         "epochs": session["epochs"],
         "delivered": rows_room.count(connection, session["id"]),
         "waiting": session["waiting"],
@@ -70,6 +71,15 @@ def conditions_of(connection: Connection, session: RowMapping, now: float) -> li
         since = session["last_contact"]
         conditions.append(
             {"name": "no_contact", "since": since, "reason": "nothing was heard of it since then"}
+        )
+    still = still_since(session, now)
+    if still is not None:
+        conditions.append(
+            {
+                "name": "no_epoch",
+                "since": still,
+                "reason": "it is alive, and told of no further epoch since then",
+            }
         )
     if session["stop"] is not None and is_live(session):
         conditions.append({"name": "stop_wanted", "since": None, "reason": session["stop"]})

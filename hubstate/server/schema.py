@@ -45,7 +45,7 @@ __all__ = [
     "usage",
 ]
 
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData()
 
@@ -63,6 +63,7 @@ keys = Table(
 )
 
 #: Sessions ("models" in HUB v1). `own`: opened by hubstate, which announces its state. `body`: the HUB v1 body.
+#: `epoch_at`: when the hub first heard of `epoch`, or of the attempt while that has none (new in version 2).
 sessions = Table(
     "sessions",
     metadata,
@@ -81,6 +82,7 @@ sessions = Table(
     Column("outcome", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("epoch", Integer),
+    Column("epoch_at", Float),
     Column("waiting", Integer),
     Column("rows_told", Integer),
     Column("agent", String),
@@ -209,6 +211,8 @@ class Database:
                     f"the hub's database {path} has version {version}, this hubstate knows up to {VERSION}: "
                     "use the newer hubstate that wrote it"
                 )
+            if version == 1:
+                connection.exec_driver_sql("ALTER TABLE sessions ADD COLUMN epoch_at FLOAT")
             if version < VERSION:
                 metadata.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")

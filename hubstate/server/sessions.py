@@ -38,11 +38,14 @@ __all__ = [
     "note_problem",
     "once",
     "outcome_of",
+    "still_since",
     "touch",
 ]
 
 #: Seconds without contact after which a live session's outcome is unknown: three heartbeats.
 SILENCE = 900.0
+#: Seconds without a further epoch after which a training that gives signs of life is said to stand still.
+STILL = 900.0
 _LIVE = frozenset(state.value for state in LIVE_STATES)
 _TERMINAL = frozenset(state.value for state in TERMINAL_STATES)
 _BEFORE_TRAINING = frozenset({State.IDLE.value, State.SESSION_CREATED.value, State.TIMING.value})
@@ -74,6 +77,13 @@ def is_live(session: RowMapping) -> bool:
 def in_contact(session: RowMapping, now: float) -> bool:
     """Whether the session was heard of within three heartbeats."""
     return bool(now - session["last_contact"] <= SILENCE)
+
+
+def still_since(session: RowMapping, now: float) -> float | None:
+    """Since when a training that is heard of has told of no further epoch; None where that is nothing to tell."""
+    since = session["epoch_at"]
+    trains = session["state"] == State.TRAINING.value and in_contact(session, now)
+    return float(since) if trains and since is not None and now - since > STILL else None
 
 
 def outcome_of(session: RowMapping, now: float) -> str:
@@ -204,7 +214,7 @@ def new_attempt(
         connection.execute(update(sessions).where(sessions.c.id == model).values(**values))
     if session is None or attempt > session["attempt"]:
         epoch = first_epoch - 1 if first_epoch else None
-        connection.execute(update(sessions).where(sessions.c.id == model).values(epoch=epoch))
+        connection.execute(update(sessions).where(sessions.c.id == model).values(epoch=epoch, epoch_at=now))
     _note_attempt(connection, model, attempt, first_epoch, now)
 
 
@@ -223,6 +233,7 @@ def _fresh(model: str, owner: str, body: dict[str, Any], now: float) -> dict[str
         "outcome": Outcome.RUNNING.value,
         "reason": "",
         "created_at": now,
+        "epoch_at": now,
         "last_contact": now,
     }
 
@@ -263,7 +274,9 @@ def change(connection: Connection, session: RowMapping, attempt: int, values: di
         connection.execute(update(sessions).where(sessions.c.id == session["id"]).values(**values))
 
 
-def announce(connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any]) -> None:
+def announce(
+    connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any], now: float
+) -> None:
     """A sign of life: state and outcome as announced, or, of a client that announces nothing, `training`.
 
     A sign of life never ends an attempt: that is what `end` is for.
@@ -272,6 +285,8 @@ def announce(connection: Connection, session: RowMapping, attempt: int, values: 
         return
     if "state" not in values and session["state"] in _BEFORE_TRAINING:
         values = values | {"state": State.TRAINING.value}
+    if values.get("epoch", session["epoch"]) != session["epoch"]:
+        values = values | {"epoch_at": now}
     if values:
         change(connection, session, attempt, values)
 

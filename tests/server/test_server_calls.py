@@ -257,7 +257,54 @@ def test_silence_is_told_and_never_called_death(client: Client, clock: VirtualCl
     assert (told["state"], told["outcome"], told["last_contact"]) == ("training", "unknown", at)
     assert [(c["name"], c["since"]) for c in told["conditions"]] == [("no_contact", at)]
     client.beat(state="training", outcome="running")
-    assert (client.model()["outcome"], client.model()["conditions"]) == ("running", [])
+    assert client.model()["outcome"] == "running"
+    assert "no_contact" not in [condition["name"] for condition in client.model()["conditions"]]
+
+
+@pytest.mark.promise("D19")
+@pytest.mark.parametrize("by", ["rows", "heartbeats"])
+def test_a_training_that_stands_still_is_told(client: Client, clock: VirtualClock, by: str) -> None:
+    """One that gives signs of life and ends no epoch is alive, without an epoch since T; a further one ends that."""
+
+    def tell(epoch: int) -> None:
+        if by == "rows":
+            client.rows([row(epoch, loss=1.0)])
+        client.beat(state="training", outcome="running", epoch=epoch)
+
+    client.open()
+    clock.advance(10)
+    tell(4)
+    at = clock.wall()
+    for _ in range(3):
+        clock.advance(300)
+        client.beat(state="training", outcome="running", epoch=4)
+    assert (client.model()["epoch_at"], client.model()["conditions"]) == (at, [])
+    clock.advance(1)
+    told = client.model()
+    assert (told["state"], told["outcome"], told["last_contact"]) == ("training", "running", at + 900)
+    assert [(c["name"], c["since"]) for c in told["conditions"]] == [("no_epoch", at)]
+    page = client.get("/models/S1", headers={"Accept": "text/html"}).text
+    assert "no epoch" in page
+    assert "15 min ago" in page
+    tell(5)
+    assert (client.model()["epoch_at"], client.model()["conditions"]) == (clock.wall(), [])
+
+
+@pytest.mark.promise("D19")
+def test_a_first_epoch_that_does_not_end_is_told(client: Client, clock: VirtualClock) -> None:
+    """While an attempt has no epoch yet, it stands still since it was opened; before training and after it, never."""
+    client.open()
+    client.rows([row(0, loss=1.0)])
+    clock.advance(5000)
+    client.open(attempt=2, first_epoch=1)
+    opened = clock.wall()
+    clock.advance(1000)
+    client.beat(attempt=2, state="timing", outcome="running", epoch=0)
+    assert client.model()["conditions"] == []
+    client.beat(attempt=2, state="training", outcome="running", epoch=0)
+    assert [(c["name"], c["since"]) for c in client.model()["conditions"]] == [("no_epoch", opened)]
+    client.beat(attempt=2, state="finalizing", outcome="finished", epoch=0)
+    assert client.model()["conditions"] == []
 
 
 def test_silence_after_the_end_means_nothing(client: Client, clock: VirtualClock) -> None:

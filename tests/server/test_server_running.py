@@ -124,6 +124,30 @@ def test_a_newer_database_is_left_alone(data_dir: Path) -> None:
         pass
 
 
+def test_an_older_database_is_brought_up_to_date(data_dir: Path) -> None:
+    """What a hub of version 1 holds is there afterwards, and goes on; when its epochs were heard of, nobody knows."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+        client.rows([row(0, loss=1.0)])
+        client.http.close()
+    with sqlite3.connect(data_dir / "hub.sqlite") as database:
+        database.execute("ALTER TABLE sessions DROP COLUMN epoch_at")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        assert (client.model()["epoch"], client.model()["epoch_at"], client.model()["conditions"]) == (
+            0,
+            None,
+            [],
+        )
+        assert "Last epoch" not in client.get("/models/S1", headers={"Accept": "text/html"}).text
+        client.rows([row(1, loss=1.0)])
+        assert client.model()["epoch_at"] == client.model()["last_contact"]
+        client.http.close()
+
+
 def test_a_damaged_secret_is_told(data_dir: Path) -> None:
     """A secret that is too short signs nothing."""
     Store(data_dir).close()
