@@ -73,7 +73,7 @@ class Opened:
 
         Raises `StorageError` if the disk says that it could not, or if one cannot be removed.
         """
-        needless = self.snapshots.needless  # what becomes so from here on is for the next call
+        needless = self._needless()  # what becomes so from here on is for the next call
         self.door.sync()
         self.snapshots.tidy(needless)
 
@@ -81,9 +81,17 @@ class Opened:
         """Lets go of the session, also where its journal raises `StorageError` for the last time."""
         try:
             self.door.close()
-            self.snapshots.tidy(self.snapshots.needless)
+            self.snapshots.tidy(self._needless())
         finally:
             self.ownership.release()
+
+    def _needless(self) -> frozenset[str]:
+        """The copies that nobody needs any more once the disk keeps what is written.
+
+        None while steps wait in memory: one of them may be what made a copy needless, and it may never be written.
+        """
+        needless = self.snapshots.needless  # looked at first: whatever made them so was written, or waits by now
+        return frozenset() if self.door.unwritten else needless
 
 
 @dataclass(frozen=True)
@@ -191,12 +199,12 @@ def needed_snapshots(memory: Memory) -> set[str]:
     return names
 
 
-def discard_needless(snapshots: Snapshots, before: Memory, after: Memory, *, spare: str = "") -> None:
-    """Puts off the copies that a step made needless, but for the one that somebody goes on from just now.
+def discard_needless(snapshots: Snapshots, before: Memory, after: Memory) -> None:
+    """Puts off the copies that a step made needless.
 
     They are removed once the disk keeps that step: a power cut may take it back, and then they are needed again.
     """
-    snapshots.put_off(needed_snapshots(before) - needed_snapshots(after) - {spare})
+    snapshots.put_off(needed_snapshots(before) - needed_snapshots(after))
 
 
 def peek(folder: Path) -> Peek:

@@ -11,8 +11,8 @@ import dataclasses
 import os
 import random
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,13 +20,12 @@ from typing import Any, Self
 import msgspec
 
 from hubstate import machine, settings
-from hubstate.actions import Condition, Decision, Memory, OpenSession, SendCheckpoint
-from hubstate.backlog import Posting
-from hubstate.checkpoints import Checkpoint, Checkpoints, newest_whole
+from hubstate.actions import Condition, Decision, Memory
+from hubstate.checkpoints import Checkpoint, Checkpoints
 from hubstate.clock import Clock, SystemClock
 from hubstate.controller import explain
 from hubstate.door import Door
-from hubstate.errors import IllegalEvent, StorageError, UsageError
+from hubstate.errors import IllegalEvent, UsageError
 from hubstate.events import (
     EVENTS,
     Abort,
@@ -43,7 +42,8 @@ from hubstate.events import (
 )
 from hubstate.hubs.base import Hub
 from hubstate.limits import Limits
-from hubstate.opening import Opened, discard_needless, needed_snapshots
+from hubstate.opening import Opened
+from hubstate.outgoing import Outgoing
 from hubstate.plain import say as to_person
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.resume import open_session
@@ -53,10 +53,8 @@ from hubstate.wish import Wish, checked_count, checked_fitness, checked_seconds,
 
 __all__ = ["Session", "begin", "start"]
 
-#: How long `finish` waits at all, how long while nothing moves, and how long leaving by an exception waits (seconds).
-AFTER_END, STALL, AFTER_ABORT = 30.0, 5.0, 3.0
-#: How long letting go waits for a thread that is in the middle of a request (seconds).
-LETTING_GO = 0.2
+#: How long `finish` waits at most, and leaving by an exception (seconds).
+AFTER_END, AFTER_ABORT = 30.0, 3.0
 
 _BEFORE_TRAINING = (State.SESSION_CREATED, State.TIMING)
 
@@ -181,33 +179,23 @@ class Session:
         listener: _Later | None = None,
     ) -> None:
         self._opened = opened
-        self._clock = clock
-        self._chance = chance
         self._found = found
-        self._open_hub = open_hub
         self._say = say
         self._door = Door(None, Memory(), clock, self._heard) if opened is None else opened.door
         self._hub_address = found.hub if found.mode == "on" else None
-        self._posting: Posting | None = None
-        self._threads = threads(self._make_posting, clock, sync=self._sync)
-        self._changed = threading.Event()
         self._beginning = threading.RLock()  # a signal handler may log in the middle of the first log
-        self._unsynced: deque[str] = deque()
         self._epoch: int | None = None
         self._stopped = False
         self._closed = False
         self._epochs = wish.epochs
-        self._checkpoints: Checkpoints | None = None
-        self._last_checkpoint: Checkpoint | None = None
-        #: The copy that this attempt goes on from. What an earlier attempt named as final is needless to the machine
-        #: from the first step on, and not to the caller, who has to load it.
-        self._spare = ""
         self._first_epoch = 0
+        self._checkpoints: Checkpoints | None = None
+        self._outgoing: Outgoing | None = None
         if opened is not None:
             self._checkpoints = Checkpoints(opened.door, opened.snapshots)
-            self._last_checkpoint = newest_whole(self._door.memory, opened.snapshots)
-            if self._last_checkpoint is not None:
-                self._spare = opened.snapshots.name_of(self._last_checkpoint.path)
+            address, key = self._hub_address, found.api_key
+            hub = None if address is None else partial(open_hub, address, key)
+            self._outgoing = Outgoing(opened, self._checkpoints, hub, clock, chance, found.directory, threads)
             if listener is not None:
                 listener.hearer = self._heard
         self._announce(wish)
@@ -247,15 +235,7 @@ class Session:
     @property
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, of an earlier attempt or this one; None if there is none."""
-        if self._opened is None:
-            return None
-        memory = self._door.memory
-        if memory.saves == 0 or memory.attempt == 0:
-            return self._last_checkpoint
-        found, spared = newest_whole(memory, self._opened.snapshots), self._last_checkpoint
-        if self._spare and spared is not None and (found is None or found.epoch < spared.epoch):
-            return spared
-        return found
+        return None if self._checkpoints is None else self._checkpoints.newest
 
     @property
     def waiting(self) -> int:
@@ -379,11 +359,11 @@ class Session:
         delivered by `hubstate sync` or beside a later session. Calling it again changes nothing.
         """
         timeout = checked_seconds("timeout", timeout)
-        if self._is_mine() and not self._closed:
+        if self._outgoing is not None and self._is_mine() and not self._closed:
             try:
                 try:
                     self._end_training()
-                    self._wait(timeout)
+                    self._outgoing.wait(timeout)
                 finally:
                     self._end_training()  # once more, if Ctrl-C broke into the word
             finally:
@@ -412,11 +392,11 @@ class Session:
         """
         timeout = checked_seconds("timeout", timeout)
         Abort(self._door.now(), outcome=outcome, reason=reason)  # before anything happens: is it one?
-        if self._is_mine() and not self._closed:
+        if self._outgoing is not None and self._is_mine() and not self._closed:
             try:
                 try:
                     self._say_abort(outcome, reason)
-                    self._wait(timeout)
+                    self._outgoing.wait(timeout)
                 finally:
                     self._say_abort(outcome, reason)  # once more, if a second Ctrl-C broke into the word
             finally:
@@ -431,24 +411,19 @@ class Session:
     def flush(self, timeout: float = 30.0) -> bool:
         """Waits at most `timeout` seconds until the hub holds all that was recorded so far; tells whether it does."""
         timeout = checked_seconds("timeout", timeout)
-        if not self._is_mine() or self._closed:
-            return self._is_drained()
-        if self._posting is not None:
-            self._posting.hurry()
-        self._threads.poke(files=True)
-        self._wait(timeout, stall=timeout)
-        return self._is_drained()
+        if self._outgoing is None:
+            return True
+        if self._is_mine() and not self._closed:
+            self._outgoing.hurry()
+            self._outgoing.wait(timeout, stall=timeout)
+        return self._outgoing.is_drained
 
     def close(self) -> None:
         """Lets go of the session at once, whatever waits. What was recorded stays, and leaves with a later process."""
-        if self._closed or self._opened is None or not self._is_mine():
+        if self._outgoing is None or self._closed or not self._is_mine():
             return
         self._closed = True
-        try:
-            self._threads.stop(LETTING_GO)
-            self._sync_copies()
-        finally:
-            self._opened.close()  # also where Ctrl-C ends the waiting: who lives on must not own it for ever
+        self._outgoing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -493,10 +468,11 @@ class Session:
                 f"{memory.name} is {memory.state.value} already: its training is over, what waits is delivered"
             )
             self._epochs = memory.epochs
-            self._threads.poke(files=True)
+            if self._outgoing is not None:
+                self._outgoing.begin()
             return
         limits = wish.limits or Limits(**self._found.limits)
-        checkpoint = self._last_checkpoint
+        checkpoint = self.last_checkpoint
         self._first_epoch = 0 if checkpoint is None else checkpoint.epoch + 1
         self._epochs = memory.epochs if wish.epochs is None else wish.epochs
         self._door.tell(
@@ -557,82 +533,11 @@ class Session:
     def _heard(self, before: Memory, decision: Decision) -> None:
         """After each step that did more than count a row; also from the sender's threads."""
         after = decision.memory
-        if self._opened is not None:
-            discard_needless(self._opened.snapshots, before, after, spare=self._spare)
-            self._let_spare_go(after)
-            self._unsynced.extend(needed_snapshots(after) - needed_snapshots(before))
+        if self._checkpoints is not None and self._outgoing is not None:
+            self._checkpoints.heard(before, after)
+            self._outgoing.heard(before, decision)
         if after.url is not None and after.url != before.url:
             self._say(f"{after.name} is shown at {after.url}")
-        sends_file = any(isinstance(action, SendCheckpoint | OpenSession) for action in decision.actions)
-        if decision.actions or after.outstanding != before.outstanding:
-            self._threads.poke(files=sends_file)
-        self._changed.set()
-
-    def _let_spare_go(self, memory: Memory) -> None:
-        """What this attempt went on from is needed no more once it keeps a checkpoint of its own, or has ended."""
-        saved = memory.saved
-        kept = saved is not None and saved.attempt == memory.attempt and bool(saved.snapshot)
-        if self._opened is None or not self._spare or memory.state is State.IDLE:
-            return
-        if kept or memory.state not in (*_BEFORE_TRAINING, State.TRAINING):
-            name, self._spare = self._spare, ""
-            if name not in needed_snapshots(memory):
-                self._opened.snapshots.put_off((name,))
-
-    def _make_posting(self) -> Posting:
-        """On the sender's first thread."""
-        assert self._opened is not None
-        hub = None
-        if self._hub_address is not None:
-            hub = self._open_hub(self._hub_address, self._found.api_key)
-        self._posting = Posting(self._opened, hub, self._clock, self._chance, self._found.directory)
-        return self._posting
-
-    def _sync(self) -> None:
-        """On the sender's threads: asks the disk to keep what was written, files before the lines that name them."""
-        self._sync_copies()
-        if self._opened is not None:
-            self._opened.sync()
-
-    def _sync_copies(self) -> None:
-        while self._opened is not None and self._unsynced:
-            try:
-                name = self._unsynced.popleft()
-            except IndexError:
-                return  # another thread took it
-            try:
-                self._opened.snapshots.sync(name)
-            except FileNotFoundError:
-                continue  # a newer one took its place meanwhile
-            except StorageError:
-                self._unsynced.appendleft(name)  # to be tried again
-                raise
-
-    def _moved(self) -> int:
-        return 0 if self._posting is None else self._posting.moved
-
-    def _is_drained(self) -> bool:
-        memory = self._door.memory
-        if self._door.unwritten:
-            return False
-        return not receipt_of(memory).waiting if memory.session else True
-
-    def _wait(self, timeout: float, *, stall: float = STALL) -> None:
-        """Waits until nothing waits any more; at most `timeout` s, and at most `stall` s while nothing moves."""
-        if self._hub_address is None:
-            return
-        clock = self._clock
-        begun = since = clock.monotonic()
-        moved = self._moved()
-        while not self._is_drained():
-            self._changed.clear()
-            now = clock.monotonic()
-            if self._moved() != moved:
-                moved, since = self._moved(), now
-            left = min(begun + timeout, since + stall) - now
-            if left <= 0:
-                return
-            clock.wait(self._changed, min(left, 0.5))
 
     def _local_conditions(self) -> Iterator[Condition]:
         now = self._door.now()
@@ -640,8 +545,8 @@ class Session:
             unwritten = self._door.unwritten
             held = f"{unwritten} steps are only in memory: " if unwritten else ""
             yield Condition("journal_failing", now, f"{held}{self._door.failure}")
-        if self._threads.failure:
-            yield Condition("sender_failing", now, self._threads.failure)
+        if self._outgoing is not None and self._outgoing.failure:
+            yield Condition("sender_failing", now, self._outgoing.failure)
         rejected = any(known.name == "credentials_rejected" for known in self._door.memory.conditions)
         if rejected and self._found.key_withheld:
             yield Condition("key_withheld", now, self._found.key_withheld)

@@ -84,10 +84,6 @@ class Snapshots:
         """Whether `source` is a folder that these snapshots lie in: no copy of it could ever be whole."""
         return source.is_dir() and self._folder.resolve().is_relative_to(source.resolve())
 
-    def name_of(self, path: Path) -> str:
-        """The name of the snapshot that lies at `path`; empty if it is none of these."""
-        return path.name if path.parent == self._folder else ""
-
     def path(self, name: str) -> Path:
         """Where the snapshot `name` lies."""
         return self._folder / name

@@ -156,7 +156,9 @@ def test_the_first_checkpoint_leaves_after_one_interval(hub: RunningHub) -> None
     session.log({"loss": 1.0}, epoch=0)
     Path("last.pt").write_bytes(weights(7, 1000))
     session.save("last.pt", epoch=0)
-    posting = session._make_posting()
+    outgoing = session._outgoing
+    assert outgoing is not None
+    posting = outgoing._make_posting()
     for _ in range(200):
         clock.advance(5)
         for lane in (WORDS, FILES):

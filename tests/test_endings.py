@@ -141,19 +141,21 @@ with hubstate.start("digits") as session:
 
 
 def interrupted_at(session: hubstate.Session, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C comes once, in the middle of a method of the session."""
+    """Ctrl-C comes once, in the middle of a method of the session, or of what delivers for it."""
     left = [KeyboardInterrupt]
-    inside = getattr(session, moment)
+    *parts, name = moment.split(".")
+    owner = getattr(session, parts[0]) if parts else session
+    inside = getattr(owner, name)
 
     def broken(*arguments: Any, **named: Any) -> Any:
         if left:
             raise left.pop()
         return inside(*arguments, **named)
 
-    monkeypatch.setattr(session, moment, broken)
+    monkeypatch.setattr(owner, name, broken)
 
 
-@pytest.mark.parametrize("moment", ["_wait", "_say_abort"])
+@pytest.mark.parametrize("moment", ["_outgoing.wait", "_say_abort"])
 def test_ctrl_c_in_the_middle_of_an_abort_leaves_it_said(moment, monkeypatch):
     """Wherever a second Ctrl-C strikes in the end of a session, the end is written and the session is let go of."""
     session = hubstate.start("digits")
@@ -165,7 +167,7 @@ def test_ctrl_c_in_the_middle_of_an_abort_leaves_it_said(moment, monkeypatch):
     assert look(only_session()).owner is None
 
 
-@pytest.mark.parametrize("moment", ["abort", "_say_abort", "_wait"])
+@pytest.mark.parametrize("moment", ["abort", "_say_abort", "_outgoing.wait"])
 def test_ctrl_c_while_the_block_is_left_leaves_it_said(moment, monkeypatch):
     """A second Ctrl-C on the way out of the block, before the word was said or behind it, changes nothing in it."""
     session = hubstate.start("digits")
@@ -177,7 +179,7 @@ def test_ctrl_c_while_the_block_is_left_leaves_it_said(moment, monkeypatch):
     assert look(only_session()).owner is None
 
 
-@pytest.mark.parametrize("moment", ["finish", "_begin_training", "_end_training", "_wait"])
+@pytest.mark.parametrize("moment", ["finish", "_begin_training", "_end_training", "_outgoing.wait"])
 def test_ctrl_c_while_a_finished_block_is_left_leaves_it_finished(moment, monkeypatch):
     """The training was over when Ctrl-C came: it is told as finished, and nobody waits any more."""
     session = hubstate.start("digits")
@@ -202,12 +204,14 @@ def test_ctrl_c_while_the_final_file_is_copied_ends_the_copying(monkeypatch):
 def test_ctrl_c_while_threads_are_waited_for_lets_go_all_the_same(monkeypatch):
     """A process that lives on, a notebook, does not own a session for ever because it was interrupted in `close`."""
     session = hubstate.start("digits")
-    monkeypatch.setattr(session._threads, "stop", lambda _timeout: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        session._outgoing._threads, "stop", lambda _timeout: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         session.close()
     assert look(only_session()).owner is None
     monkeypatch.undo()
-    assert session._threads.stop(HANGS)
+    assert session._outgoing._threads.stop(HANGS)
 
 
 def test_the_users_signal_handlers_are_untouched():
