@@ -8,7 +8,8 @@ import pytest
 from situations import FILE, NOW, OPEN, ROWS, base, change
 
 from hubstate import events as ev
-from hubstate.actions import Condition, Memory, Refused, SendCheckpoint, SendRows
+from hubstate.actions import Condition, Kept, Memory, Refused, SendCheckpoint, SendRows
+from hubstate.adopt import adopt
 from hubstate.controller import decide
 from hubstate.states import CheckpointKind, Outcome, State
 
@@ -249,3 +250,97 @@ def test_what_a_save_leaves(unkept: str, snapshot: str) -> None:
     if not unkept:
         assert (kept.kind, kept.epoch, kept.attempt, kept.snapshot) == (CheckpointKind.BEST, 8, 3, "new-8")
         assert (kept.size, kept.at, kept.fitness, kept.asked) == (11, NOW, 0.9, False)
+
+
+FINAL_BEFORE = Kept(CheckpointKind.FINAL, 5, 2, "final-5", 80, NOW - 90)
+
+
+@pytest.mark.parametrize(("attempt", "stays"), [(2, True), (3, False)])
+def test_what_an_earlier_attempt_named_as_final_goes_with_the_next_checkpoint(
+    attempt: int, stays: bool
+) -> None:
+    """This attempt's own checkpoint takes the place of an earlier attempt's final one, and of none of its own."""
+    memory = change(MEMORY, attempt=attempt, kept_final=FINAL_BEFORE, best_fitness=0.5)
+    save = ev.ModelSave(at=NOW, epoch=8, path="p", size=11, mtime_ns=7, fitness=0.9, snapshot="new-8")
+    after = decide(memory, save).memory
+    assert after.kept_final == (FINAL_BEFORE if stays else None)
+
+
+# -- beginnings and ends -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first_epoch", "epoch"), [(0, None), (5, 4)])
+def test_what_an_opening_leaves(first_epoch: int, epoch: int | None) -> None:
+    """A later attempt takes the wishes over as they were said, and begins behind its checkpoint, with no past of its own."""
+    before = change(
+        base(State.ABORTED),
+        state=State.IDLE,
+        stop="pressed",
+        given_up="gone",
+        heartbeat_out=True,
+        kept_at=NOW - 60,
+    )
+    wish = ev.PretrainRoutineStart(
+        at=NOW,
+        name="pearls",
+        first_epoch=first_epoch,
+        epochs=9,
+        hub=False,
+        metrics_interval=1.0,
+        checkpoint_interval=2.0,
+        heartbeat_interval=30.0,
+        checkpoints="best",
+        usage=True,
+    )
+    decision = decide(before, wish)
+    said = {"name": "pearls", "epochs": 9, "hub_wanted": False, "checkpoints": "best", "usage": True}
+    limits = {"metrics_interval": 1.0, "checkpoint_interval": 2.0, "heartbeat_interval": 30.0}
+    past = {"reason": "", "ended_at": None, "stop": None, "given_up": None, "kept_at": None}
+    own = {"state": State.SESSION_CREATED, "attempt": 2, "opened_at": NOW, "outcome": Outcome.RUNNING}
+    changes = left(before, wish)
+    assert changes.pop("heartbeat_since") is None
+    assert changes.pop("heartbeat_out") is False
+    assert changes.pop("epoch") == epoch
+    assert changes.pop("first_epoch", 0) == first_epoch
+    assert changes == {**said, **limits, **past, **own, "outstanding": decision.actions}
+
+
+def test_a_beginning_that_opens_nothing_leaves_nothing() -> None:
+    """Where no session is opened, what was wished for it is not remembered."""
+    wish = ev.PretrainRoutineStart(at=NOW, session="S", epochs=9, usage=True)
+    assert adopt(Memory(), wish, State.IDLE, ()) == Memory()
+
+
+def test_what_an_end_leaves() -> None:
+    """The outcome and its time, and the file that the trainer named as final, as this attempt's, on its way."""
+    memory = change(base(State.TRAINING), attempt=3)
+    named = ev.Saved(path="best.pt", epoch=2, size=77, mtime_ns=5, attempt=1, snapshot="final-2")
+    decision = decide(memory, ev.TrainEnd(at=NOW, outcome=Outcome.STOPPED, final=named))
+    assert left(memory, decision.event) == {
+        "state": State.FINALIZING,
+        "outcome": Outcome.STOPPED,
+        "ended_at": NOW,
+        "kept_final": Kept(CheckpointKind.FINAL, 2, 3, "final-2", 77, NOW, asked=True),
+        "outstanding": decision.actions,
+    }
+
+
+# -- wishes of a person, and signs of life -------------------------------------------------------------------
+
+
+def test_the_first_wish_to_stop_is_the_one_that_counts() -> None:
+    """Who asks twice is told the same: the reason of the first wish stays."""
+    assert left(MEMORY, ev.StopRequested(NOW, "enough")) == {"stop": "enough"}
+    assert left(change(MEMORY, stop="enough"), ev.StopRequested(NOW, "really")) == {}
+
+
+def test_a_retry_frees_what_it_asks_for_again() -> None:
+    """What leaves once more is refused no longer; a retry that asks for nothing frees nothing."""
+    assert left(MEMORY, ev.RetryRefused(NOW)) == {"refused": ()}
+    assert adopt(MEMORY, ev.RetryRefused(NOW), MEMORY.state, ()) == MEMORY
+
+
+def test_a_sign_of_life_is_out_until_it_is_answered() -> None:
+    """One sign of life at a time: that it left is remembered, and nothing else of it."""
+    memory = change(MEMORY, heartbeat_since=NOW - 300)
+    assert left(memory, ev.HeartbeatTick(NOW)) == {"heartbeat_out": True}
