@@ -32,6 +32,7 @@ __all__ = [
     "discard_needless",
     "find",
     "for_next_attempt",
+    "leftovers",
     "make_directory",
     "needed_snapshots",
     "new_id",
@@ -41,6 +42,8 @@ __all__ = [
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID_LENGTH = 26
+#: Where the kept copies of checkpoints lie in a session's folder.
+SNAPSHOTS = "snapshots"
 
 
 def new_id(now: float, chance: random.Random) -> str:
@@ -90,7 +93,9 @@ class Opened:
 
         None while steps wait in memory: one of them may be what made a copy needless, and it may never be written.
         """
-        needless = self.snapshots.needless  # looked at first: whatever made them so was written, or waits by now
+        needless = (
+            self.snapshots.needless
+        )  # looked at first: whatever made them so was written, or waits by now
         return frozenset() if self.door.unwritten else needless
 
 
@@ -179,7 +184,7 @@ def _opened(
     *,
     memory: Memory | None = None,
 ) -> Opened:
-    snapshots = Snapshots(folder / "snapshots")
+    snapshots = Snapshots(folder / SNAPSHOTS)
     snapshots.sweep(needed_snapshots(recovery.memory))
     journal = Journal(folder, recovery)
     # An attempt begins in the journal with its first step: a process that dies before it leaves the session as it was.
@@ -197,6 +202,20 @@ def needed_snapshots(memory: Memory) -> set[str]:
             if kept is not None
         }
     return names
+
+
+def leftovers(folder: Path, memory: Memory) -> set[str]:
+    """The names of what lies among the snapshots of a session, and nobody needs: whoever died left them.
+
+    Whoever opens the session removes them. Raises `StorageError` if the folder cannot be looked into.
+    """
+    try:
+        there = {file.name for file in (folder / SNAPSHOTS).iterdir()}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise StorageError(f"cannot look into {folder / SNAPSHOTS}: {error.strerror}") from error
+    return there - needed_snapshots(memory)
 
 
 def discard_needless(snapshots: Snapshots, before: Memory, after: Memory) -> None:

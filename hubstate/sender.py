@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,8 @@ __all__ = ["Sender", "SenderThreads", "Stepper"]
 
 #: Full jitter: a uniform draw from 0 to the smaller of CAP and FIRST * 2^tries (seconds).
 FIRST, CAP = 1.0, 60.0
+#: No hub is asked again sooner than this, whatever it says (seconds): `Retry-After: 0` must not become a storm.
+LEAST_WAIT = 1.0
 #: How long to go without a look when nothing is known to become due (seconds).
 IDLE = 60.0
 #: How many lines of the journal are folded in between two parcels.
@@ -62,6 +65,11 @@ BATCH = 1_000
 BETWEEN_SYNCS = 5.0
 #: How long a thread rests after this machine failed it (seconds).
 AFTER_FAILURE = 5.0
+#: Beside a training a thread uses one part in so many of a processor's time: while it works, the training thread waits
+#: for the interpreter again and again, up to 5 ms each time.
+PARTS = 50
+#: How long at most a thread rests after a turn because of that (seconds).
+LONGEST_REST = 2.0
 
 
 class Teller(Protocol):
@@ -320,7 +328,7 @@ class Sender:
         wait = self._chance.uniform(0.0, min(CAP, FIRST * 2.0 ** min(delivery.tries, 16)))
         until = None
         if reply.retry_after is not None:
-            wait = min(LONGEST_WAIT, max(0.0, reply.retry_after))
+            wait = min(LONGEST_WAIT, max(LEAST_WAIT, reply.retry_after))
             until = self._door.now() + wait
         trouble = f"{reply.condition}: {reply.reason}"
         self._outbox.postpone(delivery.key, self._door.now() + wait, trouble)
@@ -388,6 +396,8 @@ class SenderThreads:
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._syncing = threading.Lock()
+        self._hurry = threading.Event()
+        self._waiting = 0
         self._running = 0
         self._failures: dict[str, str] = {}
 
@@ -406,13 +416,27 @@ class SenderThreads:
             self._begin(FILES)
         self._signals[FILES].set()
 
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Meanwhile somebody waits: the threads take all the time that they can get."""
+        with self._lock:
+            self._waiting += 1
+            self._hurry.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if not self._waiting and not self._stopping:
+                    self._hurry.clear()
+
     def stop(self, timeout: float) -> bool:
         """Asks the threads to stop after the parcel that is under way, and waits for that at most `timeout` s.
 
         Returns whether all have stopped. The last one to stop, now or later, closes the stepper.
         """
         self._stopping = True
-        for signal in self._signals.values():
+        for signal in (self._hurry, *self._signals.values()):
             signal.set()
         deadline = self._clock.monotonic() + timeout
         for thread in list(self._threads.values()):
@@ -460,9 +484,13 @@ class SenderThreads:
             signal.clear()
             try:
                 self._keep()
-                rest = self._built().step(lane)
+                stepper = self._built()
+                before = self._clock.worked()
+                rest = stepper.step(lane)
                 self._failures.pop(lane, None)
-                self._rest(signal, rest)
+                until = self._clock.monotonic() + rest
+                self._make_room(self._clock.worked() - before)
+                self._rest(signal, until)
             # The outermost loop of a thread that must not die: whatever this machine does to it (a full disk, a
             # locked database), it is shown and tried again, for nothing that is kept may stay unsent.
             except Exception as error:  # noqa: BLE001
@@ -472,14 +500,17 @@ class SenderThreads:
                 log("hubstate.sender").warning("hubstate.sender_failed", lane=lane, reason=reason)
                 self._clock.wait(signal, AFTER_FAILURE)
 
+    def _make_room(self, worked: float) -> None:
+        """Leaves the interpreter to the training thread, in proportion to what a turn took of it (seconds)."""
+        self._clock.wait(self._hurry, min(LONGEST_REST, worked * (PARTS - 1)))
+
     def _keep(self) -> None:
         """Asks the disk to keep what was written; a thread that comes while the other does so waits, and looks too."""
         with self._syncing:
             self._sync()
 
-    def _rest(self, signal: threading.Event, seconds: float) -> None:
-        """Waits until somebody pokes or the time is over, and keeps meanwhile what is written without a poke."""
-        until = self._clock.monotonic() + seconds
+    def _rest(self, signal: threading.Event, until: float) -> None:
+        """Waits until somebody pokes or the time is there, and keeps meanwhile what is written without a poke."""
         # `stop` sets the flag first and the signal after it: a signal that was cleared before is seen by the flag.
         while not self._is_stopping() and (left := until - self._clock.monotonic()) > 0:
             if self._clock.wait(signal, min(left, BETWEEN_SYNCS)):

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubstate.actions import Decision, Memory
+from hubstate.actions import CloseSession, Decision, Memory, OpenSession
 from hubstate.clock import Clock
-from hubstate.errors import HubError, HubRefused, HubUnreachable, UsageError
+from hubstate.errors import HubError, HubRefused, HubUnreachable, StorageError, UsageError
 from hubstate.events import Abort, GiveUp, RetryRefused
 from hubstate.hubs.base import Delayed, Hub
+from hubstate.journal import compress_closed
+from hubstate.limits import next_due
+from hubstate.log import log
 from hubstate.opening import Opened, discard_needless, reopen
 from hubstate.outbox import FILES, WORDS
 from hubstate.receipt import Receipt, receipt_of
@@ -33,11 +36,11 @@ __all__ = [
     "give_up",
     "has_undelivered",
     "hub_for",
+    "tidy",
     "with_why",
 ]
 
-#: How long `deliver` waits while nothing moves (seconds). Longer than the metrics interval, so that rows which no
-#: send was asked for are asked for and leave.
+#: How long `deliver` waits while nothing moves (seconds).
 PATIENCE = 10.0
 
 #: The states in which nobody has said yet that the training is over.
@@ -45,24 +48,48 @@ OPEN_ENDED = (State.SESSION_CREATED, State.TIMING, State.TRAINING)
 
 
 def has_undelivered(memory: Memory) -> bool:
-    """Whether something waits that a hub could take: refused deliveries do not, until they are retried."""
-    receipt = receipt_of(memory)
-    return receipt.waiting > 0
+    """Whether something waits that can leave without another word of anybody: a hub could take it, now or later.
+
+    What was refused cannot until it is retried; nor can what waits behind it: all that stands behind a refused opening,
+    and the closing, which says that everything was delivered. Rows that no send was asked for yet are asked for by time
+    alone, but only in a session that trains.
+    """
+    refused = {refused.key for refused in memory.refused}
+    for action in memory.outstanding:
+        if action.key not in refused:
+            if not (refused and isinstance(action, CloseSession)):
+                return True
+        elif isinstance(action, OpenSession):
+            return False
+    return memory.state is State.TRAINING and memory.rows > memory.rows_asked
 
 
 class Remainder:
     """One session without a trainer, owned by this process until `close`.
 
-    Raises on making what `opening.reopen` raises: `SessionBusy`, `JournalDamaged`, `StorageError`.
+    Raises on making what `opening.reopen` raises (`SessionBusy`, `JournalDamaged`, `StorageError`), and what SQLite does.
     """
 
     def __init__(self, folder: Path, hub: Hub, clock: Clock, chance: random.Random) -> None:
         self._opened: Opened = reopen(folder, clock, self._heard)
-        self._outbox = self._opened.outbox()
-        self._outbox.hurry()
+        try:
+            self._outbox = self._opened.outbox()
+        except BaseException:
+            self._opened.close()
+            raise
+        try:
+            self._outbox.hurry()
+        except BaseException:
+            self.close()
+            raise
         self._sender = Sender(
             self._opened.door, self._outbox, hub, self._opened.snapshots.path, chance=chance, alive=False
         )
+
+    @property
+    def folder(self) -> Path:
+        """Where the session lies."""
+        return self._opened.folder
 
     @property
     def memory(self) -> Memory:
@@ -90,10 +117,27 @@ class Remainder:
             self._opened.sync()
         return rest
 
+    def due_in(self) -> float | None:
+        """Seconds until time alone makes something due that nobody asked for yet; None if something is asked for already."""
+        memory = self.memory
+        refused = {refused.key for refused in memory.refused}
+        if any(action.key not in refused for action in memory.outstanding):
+            return None
+        return next_due(memory, self._opened.door.now(), heartbeats=False)
+
+    def pack(self) -> None:
+        """Compresses the journal's closed segments. What cannot be compressed stays as it is, and is logged."""
+        try:
+            compress_closed(self._opened.folder, self._opened.door.written()[0])
+        except StorageError as failure:
+            log("hubstate.sync").warning("hubstate.journal_not_compressed", reason=str(failure))
+
     def close(self) -> None:
-        """Lets go of the session, and not of the hub, which others may share."""
-        self._outbox.close()
-        self._opened.close()
+        """Lets go of the session, and not of the hub, which others may share. Raises `StorageError` as `Opened.close`."""
+        try:
+            self._outbox.close()
+        finally:
+            self._opened.close()
 
     def _heard(self, before: Memory, decision: Decision) -> None:
         discard_needless(self._opened.snapshots, before, decision.memory)
@@ -108,7 +152,8 @@ def deliver(
 ) -> Receipt:
     """Steps a session until nothing waits, or until nothing has moved for `patience` seconds.
 
-    `show` is called with the memory after every step. Raises what this machine does to the outbox or the journal.
+    Where nothing but time is waited for, until rows become due that no send was asked for, its patience does not end:
+    another call could do nothing before that either. What was closed of the journal is compressed behind it. `show` is called with the memory after every step. Raises what this machine does to the outbox or the journal.
     """
     never = threading.Event()
     moved, since = remainder.moved, clock.monotonic()
@@ -117,13 +162,15 @@ def deliver(
         if show is not None:
             show(remainder.memory)
         now = clock.monotonic()
-        if remainder.moved != moved:
+        due_in = remainder.due_in()
+        if remainder.moved != moved or due_in is not None:
             moved, since = remainder.moved, now
-        left = patience - (now - since)
+        left = patience - (now - since) if due_in is None else max(patience, due_in)
         if left <= 0:
             break
         if rest > 0:
             clock.wait(never, min(rest, left))
+    remainder.pack()
     return receipt_of(remainder.memory)
 
 
@@ -152,6 +199,12 @@ def give_up(folder: Path, reason: str, clock: Clock) -> Memory:
         if opened.door.memory.hub is None and opened.door.memory.outstanding:
             opened.door.tell(GiveUp, reason)  # no hub holds anything of it, so none can hear of its end
         return opened.door.memory
+
+
+def tidy(folder: Path, clock: Clock) -> None:
+    """Removes the copies that whoever died left behind and that nobody needs. Raises what `opening.reopen` raises."""
+    with _opened(folder, clock):
+        pass  # they are put off by opening it, and go when it is closed: the disk keeps by then what made them needless
 
 
 @contextmanager

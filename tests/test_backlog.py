@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from hubstate import journal
 from hubstate.backlog import BETWEEN_LOOKS, LOOK_AGAIN, Backlog, Posting
 from hubstate.clock import VirtualClock
 from hubstate.errors import StorageError
-from hubstate.opening import Opened, begin_attempt, create, peek
+from hubstate.hubs.base import Declined, Delayed, Parcel, Reply
+from hubstate.opening import Opened, begin_attempt, create, peek, reopen
 from hubstate.outbox import FILES, WORDS
 from hubstate.sender import IDLE
 from hubstate.states import State
-from hubstate.sync import has_undelivered
+from hubstate.sync import Remainder, has_undelivered
 
 DIRECTORY = Path("sessions")
 
@@ -144,6 +146,147 @@ def test_looking_takes_turns_with_training() -> None:
     assert looks == [BETWEEN_LOOKS, BETWEEN_LOOKS, LOOK_AGAIN]
 
 
+def reads(monkeypatch: Any) -> list[str]:
+    """The sessions whose journal is read from now on, one by one."""
+    read: list[str] = []
+
+    def noting(folder: Path) -> Any:
+        read.append(folder.name)
+        return peek(folder)
+
+    monkeypatch.setattr(room, "peek", noting)
+    return read
+
+
+def test_a_journal_that_told_of_nothing_is_not_read_again(monkeypatch: Any) -> None:
+    """With a thousand old sessions a look costs a look at their folders: a journal is read when somebody wrote in it."""
+    clock, hub = VirtualClock(), FakeHub()
+    for name in ("S1", "S2"):
+        left(name, clock)
+    backlog = backlog_for(hub, clock)
+    for _ in range(2):
+        run(backlog, clock)
+    read = reads(monkeypatch)
+    assert run(backlog, clock) == [LOOK_AGAIN]
+    assert read == []
+    opened = reopen(DIRECTORY / "S2", clock, lambda *_: None)
+    opened.door.tell(ev.StopRequested, "enough")
+    opened.close()
+    run(backlog, clock)
+    assert read == ["S2"]
+
+
+def test_what_a_living_process_owns_is_not_read(monkeypatch: Any) -> None:
+    """A journal that somebody writes changes all the time; who owns it is asked first."""
+    clock, hub = VirtualClock(), FakeHub()
+    opened = create(DIRECTORY, "S1", clock, lambda *_: None)
+    train(opened.door)
+    read = reads(monkeypatch)
+    assert run(backlog_for(hub, clock), clock) == [LOOK_AGAIN]
+    assert read == []
+    opened.close()
+
+
+@pytest.mark.parametrize("refused", ["1/open", "1/rows/1-1"])
+def test_what_a_hub_refused_of_one_session_holds_up_no_other(refused: str) -> None:
+    """A session that waits for a retry is passed over, whatever stands behind what was refused."""
+    clock, hub = VirtualClock(), FakeHub()
+    first, second = left("S1", clock, rows=1), left("S2", clock)
+    hub.script(f"S1/{refused}", Declined("too large", 413))
+    run(backlog_for(hub, clock), clock)
+    assert (state(first), state(second)) == (State.FINALIZING, State.DONE)
+    assert peek(first).owner is None
+
+
+class FailsAtOne(FakeHub):
+    """A hub that fails at everything of one session."""
+
+    def deliver(self, parcel: Parcel) -> Reply:
+        if parcel.session == "S1":
+            self.requests.append(parcel)
+            return Delayed("hub_failing", "500", 500)
+        return super().deliver(parcel)
+
+
+def test_a_session_that_a_hub_fails_at_lets_the_next_one_try() -> None:
+    """What is poison to a hub waits, and everything else leaves; nor is it forgotten."""
+    clock, hub = VirtualClock(), FailsAtOne()
+    first, others = left("S1", clock), [left("S2", clock), left("S3", clock)]
+    backlog = backlog_for(hub, clock)
+    for _ in range(200):
+        clock.advance(backlog.step())
+    assert [state(folder) for folder in (first, *others)] == [State.FINALIZING, State.DONE, State.DONE]
+    assert peek(first).owner is not None, "it is tried on"
+    assert hub.requests[-1].session == "S1"
+    backlog.close()
+
+
+def test_turns_grow_longer_while_nothing_leaves() -> None:
+    """While a hub is away for days the changes of turn, each a segment of a journal, become rare."""
+    clock, hub = VirtualClock(), FakeHub()
+    hub.always = OFFLINE
+    folders = [left("S1", clock), left("S2", clock)]
+    backlog, begun = backlog_for(hub, clock), clock.monotonic()
+    while clock.monotonic() < begun + 86_400.0:
+        clock.advance(backlog.step())
+    written = [len(segments(folder)) for folder in folders]
+    assert min(written) > 5, "each has its turns"
+    assert sum(written) < 40
+    hub.always = None
+    for _ in range(40):
+        clock.advance(backlog.step())
+    assert [state(folder) for folder in folders] == [State.DONE] * 2
+
+
+def test_copies_that_a_death_left_behind_go() -> None:
+    """Who dies between the last word and its sync leaves the copies; the next process of any training removes them."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left("S1", clock)
+    backlog = backlog_for(hub, clock)
+    run(backlog, clock)
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / "stray").touch()
+    run(backlog, clock)
+    assert list((folder / "snapshots").iterdir()) == []
+    assert (state(folder), peek(folder).owner) == (State.DONE, None)
+
+
+@pytest.mark.parametrize(
+    ("failing", "error"),
+    [
+        ("step", StorageError),
+        ("step", sqlite3.OperationalError),
+        ("__init__", StorageError),
+        ("__init__", sqlite3.OperationalError),
+        ("close", StorageError),
+    ],
+)
+def test_a_disk_that_fails_one_session_hinders_no_other(
+    failing: str, error: type[Exception], monkeypatch: Any, capsys: Any
+) -> None:
+    """What this machine does to an older session is logged, the next one is delivered, and that one is tried again."""
+    clock, hub = VirtualClock(), FakeHub()
+    first, second = left("S1", clock), left("S2", clock)
+    real = getattr(Remainder, failing)
+    seen: list[Remainder] = []
+
+    def once(remainder: Remainder, *arguments: Any) -> Any:
+        fails, _ = not seen, seen.append(remainder)
+        if not fails or failing != "__init__":
+            result = real(remainder, *arguments)
+        if fails:
+            raise error("Input/output error")
+        return result
+
+    monkeypatch.setattr(Remainder, failing, once)
+    backlog = backlog_for(hub, clock)
+    for _ in range(3):
+        run(backlog, clock)
+    assert [state(folder) for folder in (first, second)] == [State.DONE] * 2
+    assert [peek(folder).owner for folder in (first, second)] == [None] * 2
+    assert "Input/output error" in capsys.readouterr().err
+
+
 # -- beside a session that trains ------------------------------------------------------------------------------
 
 
@@ -168,6 +311,27 @@ def test_the_live_session_goes_first() -> None:
     assert state(older) is State.DONE
     posting.close()
     assert hub.closed
+    opened.close()
+
+
+def test_letting_go_lets_go_of_everything(monkeypatch: Any) -> None:
+    """Whatever fails while a process lets go, the hub's connections and the older session's lock are let go of."""
+    clock, hub = VirtualClock(), FakeHub()
+    older = left("S1", clock)
+    opened = live(clock)
+    posting = Posting(opened, hub, clock, random.Random(1), DIRECTORY)
+    while posting.step(FILES) == 0.0 and peek(older).owner is None:
+        pass
+    assert peek(older).owner is not None
+
+    def fails(_fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "fsync", fails)
+        posting.close()
+    assert hub.closed
+    assert peek(older).owner is None
     opened.close()
 
 

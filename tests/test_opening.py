@@ -18,7 +18,17 @@ from hubstate import opening as room
 from hubstate.actions import Kept, Memory, SendCheckpoint
 from hubstate.clock import VirtualClock
 from hubstate.errors import JournalDamaged, SessionBusy, SessionNotFound, StorageError
-from hubstate.opening import Opened, begin_attempt, create, find, needed_snapshots, new_id, peek, reopen
+from hubstate.opening import (
+    Opened,
+    begin_attempt,
+    create,
+    find,
+    leftovers,
+    needed_snapshots,
+    new_id,
+    peek,
+    reopen,
+)
 from hubstate.ownership import owner_of
 from hubstate.states import CheckpointKind, Outcome, State
 
@@ -208,6 +218,45 @@ def test_what_a_delivery_or_a_resumed_run_needs_is_kept(tmp_path, clock):
     opened.close()
     reopen(opened.folder, clock, deaf).close()
     assert [file.name for file in folder.iterdir()] == ["kept"]
+
+
+def test_no_copy_goes_while_the_step_that_lets_it_go_is_only_in_memory(tmp_path, clock, monkeypatch):
+    """On a full disk a process may die with what it remembers: the journal still names the copy, so the copy stays."""
+    opened = made(tmp_path, FIRST, clock)
+    copy = opened.snapshots.path("kept")
+    copy.parent.mkdir()
+    copy.touch()
+
+    def full(_fd, _data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", full)
+        opened.door.tell(ev.StopRequested, "enough")
+        opened.snapshots.put_off(("kept",))
+        opened.sync()
+        assert (copy.exists(), opened.door.unwritten) == (True, 1)
+        opened.close()
+    assert (copy.exists(), opened.door.unwritten) == (True, 1)
+    again = reopen(opened.folder, clock, deaf)
+    again.door.tell(ev.StopRequested, "enough")
+    again.sync()
+    again.close()
+    assert not copy.exists()
+
+
+def test_what_a_death_left_among_the_snapshots_is_known(tmp_path, clock):
+    """What lies there and nobody needs is named, a half copy too; a folder that cannot be looked into is an error."""
+    memory = Memory(state=State.TRAINING, kept_last=Kept(CheckpointKind.LAST, 1, 1, "last", 1, 0.0))
+    assert leftovers(tmp_path, memory) == set()
+    folder = tmp_path / "snapshots"
+    folder.mkdir()
+    for name in ("last", "older", ".half.part"):
+        (folder / name).touch()
+    assert leftovers(tmp_path, memory) == {"older", ".half.part"}
+    assert leftovers(tmp_path, Memory(state=State.DONE)) == {"last", "older", ".half.part"}
+    with pytest.raises(StorageError, match="cannot look into"):
+        leftovers(folder / "last", memory)
 
 
 def test_a_session_that_is_done_needs_no_snapshot():

@@ -220,6 +220,15 @@ def test_retry_after_is_obeyed_for_its_kind_and_capped(opened):
     assert until == [opened.door.now(), opened.door.now() + LONGEST_WAIT]
 
 
+@pytest.mark.parametrize("asked_for", [0.0, 0.001, -5.0])
+def test_a_hub_that_asks_for_no_pause_is_not_asked_in_a_loop(opened, asked_for):
+    """However short a pause a hub asks for, the next request leaves a second later at the soonest."""
+    key = due_rows(opened)
+    opened.hub.script(key, Delayed("rate_limited", "429", 429, retry_after=asked_for))
+    opened.sender.step(WORDS)
+    assert opened.outbox.claim(WORDS, opened.door.now()) == opened.door.now() + 1.0
+
+
 def test_a_lost_acknowledgement_is_repeated_under_the_same_key(opened):
     """The hub got it and its answer got lost: the repeat says the same under the same key, and nothing is there twice."""
     key = due_rows(opened, 3)

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import OFFLINE, FakeHub, lost, save, train
 
 from hubstate import events as ev
-from hubstate.actions import Heartbeat, Memory
+from hubstate import sync as room
+from hubstate.actions import (
+    AnyAction,
+    CloseSession,
+    Heartbeat,
+    Memory,
+    OpenSession,
+    Refused,
+    SendRows,
+)
 from hubstate.clock import VirtualClock
 from hubstate.door import Door
-from hubstate.errors import SessionBusy
+from hubstate.errors import SessionBusy, StorageError
 from hubstate.hubs.base import Declined, Delayed
 from hubstate.opening import Opened, create, peek
+from hubstate.outbox import Outbox
 from hubstate.receipt import Receipt
 from hubstate.states import Outcome, State
-from hubstate.sync import Remainder, deliver, has_undelivered
+from hubstate.sync import Remainder, deliver, has_undelivered, tidy
 
 DIRECTORY = Path("sessions")
 
@@ -138,13 +150,121 @@ def test_what_the_hub_refuses_is_kept_and_can_be_retried() -> None:
     folder = left(clock, finished)
     key = next(action.key for action in peek(folder).memory.outstanding if "/rows/" in action.key)
     hub.script(key, Declined("too large", 413))
+    before = clock.monotonic()
     memory, receipt = synced(folder, hub, clock)
-    assert (memory.state, receipt.refused, has_undelivered(memory)) == (State.FINALIZING, 1, True)
+    assert (memory.state, receipt.refused, receipt.waiting) == (State.FINALIZING, 1, 1)
+    assert clock.monotonic() == before, "it waited for a closing that cannot leave before the retry"
     remainder = Remainder(folder, hub, clock, random.Random(1))
     remainder.retry_refused()
     deliver(remainder, clock)
     assert remainder.memory.state is State.DONE
     remainder.close()
+
+
+OPEN = OpenSession("open", 1, session="S", name="digits")
+ROWS = SendRows("rows", 1, first=1, last=3)
+CLOSE = CloseSession("close", 1, outcome=Outcome.FINISHED, rows=3)
+
+
+@pytest.mark.parametrize(
+    ("state", "outstanding", "refused", "expected"),
+    [
+        (State.FINALIZING, (OPEN, ROWS, CLOSE), (), True),
+        (State.FINALIZING, (CLOSE,), (), True),
+        (State.FINALIZING, (ROWS, CLOSE), ("rows",), False),
+        (State.FINALIZING, (OPEN, ROWS, CLOSE), ("rows",), True),
+        (State.TRAINING, (OPEN, ROWS), ("open",), False),
+        (State.TRAINING, (ROWS, OPEN), ("open",), True),
+        (State.DONE, (), (), False),
+    ],
+)
+def test_what_stands_behind_a_refusal_cannot_leave(
+    state: State, outstanding: tuple[AnyAction, ...], refused: tuple[str, ...], expected: bool
+) -> None:
+    """Behind a refused opening nothing leaves, and a closing follows everything; any other refusal is overtaken."""
+    known = tuple(Refused(key, "too large", 0.0) for key in refused)
+    memory = Memory(state=state, outstanding=outstanding, refused=known, rows=3, rows_asked=3)
+    assert has_undelivered(memory) is expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [(State.SESSION_CREATED, False), (State.TIMING, False), (State.TRAINING, True), (State.ABORTED, False)],
+)
+def test_rows_that_nobody_asked_for_leave_while_a_session_trains(state: State, *, expected: bool) -> None:
+    """Time alone asks for rows in a session that trains; in another they wait for somebody's word."""
+    assert has_undelivered(Memory(state=state, rows=3, rows_asked=2)) is expected
+
+
+@pytest.mark.parametrize("interval", [30.0, 600.0])
+def test_rows_that_are_due_later_are_waited_for(interval: float) -> None:
+    """One call delivers everything, also where the limit of the rows is longer than its patience with a hub."""
+    clock, hub = VirtualClock(), FakeHub()
+    opened = create(DIRECTORY, "S", clock, lambda *_: None)
+    train(opened.door, metrics_interval=interval)
+    rows(opened.door, 1)
+    clock.advance(interval)
+    rows(opened.door, 2)
+    clock.advance(1.0)
+    rows(opened.door, 1)
+    opened.close()
+    memory, receipt = synced(opened.folder, hub, clock, patience=5.0)
+    assert (receipt.rows_delivered, receipt.waiting, memory.state) == (4, 0, State.TRAINING)
+    assert sorted(hub.rows) == [1, 2, 3, 4]
+
+
+def test_closed_segments_are_compressed_behind_the_delivery() -> None:
+    """What `hubstate sync` leaves of a journal is packed, but for the segment that it wrote itself."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    synced(folder, hub, clock)
+    assert sorted(file.name for file in folder.glob("journal-*")) == [
+        "journal-000001.jsonl.gz",
+        "journal-000002.jsonl",
+    ]
+
+
+def test_a_segment_that_cannot_be_compressed_is_logged(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A full disk hinders no delivery: the closed segment stays as it is."""
+
+    def fails(_folder: Path, _current: int) -> None:
+        raise StorageError("cannot compress it: No space left on device")
+
+    monkeypatch.setattr(room, "compress_closed", fails)
+    clock, hub = VirtualClock(), FakeHub()
+    assert synced(left(clock, finished), hub, clock)[0].state is State.DONE
+    assert "hubstate.journal_not_compressed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["outbox", "hurry"])
+def test_a_session_whose_outbox_cannot_be_had_is_let_go_of(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where SQLite finds no room nothing stays owned: the next try may find some."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Opened if broken == "outbox" else Outbox, broken, full)
+        with pytest.raises(sqlite3.OperationalError):
+            Remainder(folder, hub, clock, random.Random(1))
+    assert peek(folder).owner is None
+    assert synced(folder, hub, clock)[0].state is State.DONE
+
+
+def test_what_a_death_left_behind_is_tidied_up() -> None:
+    """Copies that whoever died had no time to remove go, and nothing else changes."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    memory, _ = synced(folder, hub, clock)
+    (folder / "snapshots" / "stray").touch()
+    tidy(folder, clock)
+    assert list((folder / "snapshots").iterdir()) == []
+    assert peek(folder).memory == memory
+    assert peek(folder).owner is None
 
 
 def test_a_wait_that_the_hub_asked_for_is_not_cut_short() -> None:

@@ -108,6 +108,7 @@ class Disk:
             self._struck(f"killed {dying} a line")
             half = {"before": 0, "torn": self._chance.randrange(len(data)), "after": len(data)}[dying]
             os.write(fd, data[:half])
+            self._grown(fd)  # the kernel outlives the process, and writes it down in its time
             self.die()
         if self.mood == "short" and len(data) > 1:
             self._struck("short write")

@@ -77,7 +77,7 @@ class Turns(SenderThreads):
                 self._sync_now()
             rest = self._built().step(lane)
             self._failures.pop(lane, None)
-        except (StorageError, OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.OperationalError) as error:  # what a machine does; anything else is a mistake
             self._failures[lane] = f"{type(error).__name__}: {error}"
             rest = AFTER_FAILURE
         self.due[lane] = self._clock.monotonic() + rest

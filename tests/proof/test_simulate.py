@@ -153,6 +153,18 @@ def test_a_power_cut_spares_what_is_old(machine):
     assert machine.file.read_bytes() == b"old\n" * 100
 
 
+def test_what_a_killed_process_wrote_last_is_old_in_its_time(machine):
+    """The kernel writes down what a process wrote while it was killed, too."""
+    machine.keep()
+    machine.disk.kill_at = (1, "after")
+    with pytest.raises(Killed):
+        machine.disk.write(machine.fd, b"the last line\n")
+    machine.disk.reborn()
+    machine.now = WRITTEN_BACK + 1.0
+    machine.disk.cut_power([machine.folder])
+    assert machine.file.read_bytes() == b"the last line\n"
+
+
 def test_an_unnamed_file_may_be_lost_whole(tmp_path):
     """A file whose folder nobody synced is gone with the power, half of the time."""
     lost = 0
