@@ -60,8 +60,23 @@ class Index:
 
 
 def sessions_in(directory: Path) -> Iterator[Path]:
-    """The session folders of one directory, such as `.hubstate/`, oldest first. Hidden ones are on their way out."""
+    """The session folders of one directory, such as `.hubstate/`, oldest first. Hidden ones are on their way out.
+
+    A folder whose journal has no whole line, and that keeps no copy of anything, is none yet: it is being made, or its
+    maker was killed over it.
+    """
     if directory.is_dir():
         for folder in sorted(directory.iterdir()):
-            if not folder.name.startswith(".") and folder.is_dir() and any(folder.glob("journal-*")):
+            if folder.name.startswith(".") or not folder.is_dir():
+                continue
+            if any(map(_has_a_line, folder.glob("journal-*"))) or (folder / "snapshots").exists():
                 yield folder
+
+
+def _has_a_line(segment: Path) -> bool:
+    """Whether a segment of a journal has a whole line; one that cannot be read may have, and whoever reads it will say."""
+    try:
+        with segment.open("rb") as file:
+            return segment.suffix == ".gz" or file.readline().endswith(b"\n")
+    except OSError:
+        return True  # as well where it was compressed just now

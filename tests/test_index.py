@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from hubstate.clock import VirtualClock
 from hubstate.errors import StorageError
 from hubstate.index import Index, sessions_in
+from hubstate.opening import create
+
+
+#: A packed segment: that there is one says that it was whole once.
+SEGMENT = "journal-000001.jsonl.gz"
+TORN = pytest.mark.damages_journals(reason="a journal that ends or begins within a line")
 
 
 @pytest.fixture
@@ -18,7 +25,7 @@ def index(tmp_path):
 
 def session(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "journal-000001.jsonl").touch()
+    (folder / SEGMENT).touch()
     return folder
 
 
@@ -43,7 +50,7 @@ def test_a_folder_that_is_gone_is_passed_by(tmp_path, index):
     """A session that was removed by hand is no mistake, nor is one that was forgotten."""
     for name in ("01A", "01B", "01C"):
         index.enter(name, session(tmp_path / name))
-    (tmp_path / "01A" / "journal-000001.jsonl").unlink()
+    (tmp_path / "01A" / SEGMENT).unlink()
     (tmp_path / "01A").rmdir()
     index.remove("01B")
     index.remove("01B")
@@ -93,10 +100,44 @@ def test_an_index_that_cannot_be_written_is_named(tmp_path):
 
 def test_the_sessions_of_a_directory(tmp_path):
     """A directory's sessions are its folders that hold a journal, oldest first, packed or not."""
-    for name in ("01B", "01A"):
-        session(tmp_path / name)
-    (tmp_path / "01A" / "journal-000001.jsonl").rename(tmp_path / "01A" / "journal-000001.jsonl.gz")
+    session(tmp_path / "01B")
+    create(tmp_path, "01A", VirtualClock(), lambda *_: None).close()
     (tmp_path / "01C").mkdir()
     (tmp_path / ".gitignore").touch()
     assert list(sessions_in(tmp_path)) == [tmp_path / "01A", tmp_path / "01B"]
     assert list(sessions_in(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.parametrize("begun", [None, b"", pytest.param(b'{"segment":1', marks=TORN)])
+def test_a_session_that_never_began_is_none(tmp_path, begun):
+    """Whoever is killed before the first line of a journal stands leaves nothing that could be lost, and so no session."""
+    killed = tmp_path / "01A"
+    killed.mkdir()
+    (killed / "owner.lock").touch()
+    if begun is not None:
+        (killed / "journal-000001.jsonl").write_bytes(begun)
+    assert list(sessions_in(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [(SEGMENT, ""), ("snapshots", ""), pytest.param("journal-000002.jsonl", "{}\n", marks=TORN)],
+)
+def test_a_session_that_lost_its_beginning_is_one(tmp_path, left, text):
+    """Where a later segment or a copy lies, there was a session, and somebody has to be told that it cannot be read."""
+    damaged = tmp_path / "01A"
+    damaged.mkdir()
+    (damaged / "journal-000001.jsonl").touch()
+    (damaged / left).write_text(text, encoding="ascii")
+    assert list(sessions_in(tmp_path)) == [damaged]
+
+
+def test_a_session_that_may_not_be_read_is_one(tmp_path, monkeypatch):
+    """A segment that this user may not read is no reason to say that there is nothing."""
+    folder = session(tmp_path / "01A")
+
+    def refused(path, *_args, **_options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert list(sessions_in(tmp_path)) == [folder]
