@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,18 @@ from journals import INVENTED, NOTHING, damages, numbers, segment, step, written
 from hubstate import journal as room
 from hubstate.actions import Memory
 from hubstate.errors import JournalFailing, StorageError
-from hubstate.journal import Head, Journal, compress_closed, read, recover
+from hubstate.journal import (
+    Head,
+    Journal,
+    Position,
+    check_of,
+    compress_closed,
+    holds,
+    read,
+    recover,
+    segments,
+    text_at,
+)
 
 # -- writing ---------------------------------------------------------------------------------------------
 
@@ -153,8 +165,12 @@ def test_a_short_write_is_told_and_nothing_of_it_remains(tmp_path, monkeypatch):
     size = segment(tmp_path).stat().st_size
     write = os.write
     monkeypatch.setattr(room.os, "write", lambda fd, data: write(fd, data[:20]))
-    with pytest.raises(JournalFailing, match=r"cannot write to the journal in .*only 20 of \d+ bytes"):
+    with pytest.raises(
+        JournalFailing, match=r"cannot write to the journal in .*only 20 of \d+ bytes"
+    ) as told:
         journal.append(step(2), Memory())
+    assert isinstance(told.value.__cause__, OSError)
+    assert told.value.__cause__.errno == errno.ENOSPC
     assert segment(tmp_path).stat().st_size == size
     assert (journal.n, journal.end) == (1, (1, size))
 
@@ -200,6 +216,57 @@ def test_a_full_segment_is_closed_and_a_new_one_begun(tmp_path, monkeypatch):
     journal.close()
     journal.close()
     journal.sync()
+
+
+@INVENTED
+def test_a_segment_is_full_when_it_is_longer_than_its_size(tmp_path, monkeypatch):
+    """A line that fits exactly is the last but one: the segment is closed behind the first that goes beyond."""
+    journal = written(tmp_path, 1)
+    [_, before] = journal.end
+    journal.append(step(2), Memory(rows=2))
+    [_, end] = journal.end
+    monkeypatch.setattr(room, "SEGMENT_BYTES", end + (end - before))
+    journal.append(step(3), Memory(rows=3))
+    assert journal.segment == 1
+    journal.append(step(4), Memory(rows=4))
+    assert journal.segment == 2
+
+
+def test_who_wrote_a_segment_is_told_only_if_somebody_said_so(tmp_path):
+    """A head without a word about the software holds none."""
+    written(tmp_path, 0).close()
+    [entry] = read(tmp_path)
+    assert isinstance(entry.line, Head)
+    assert (entry.line.software, entry.line.origin) == ("", "")
+
+
+@INVENTED
+def test_a_process_without_standard_input_keeps_its_journal(tmp_path, monkeypatch):
+    """The first file that such a process opens has the number 0: it is synced, retired and closed like any other."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        room.os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name) or fsync(fd)
+    )
+    spare = os.dup(0)
+    os.close(0)
+    try:
+        journal = written(tmp_path, 1)
+        assert Path("/proc/self/fd/0").readlink() == segment(tmp_path)
+        journal.sync()
+        assert synced == [segment(tmp_path).name, tmp_path.name]
+        monkeypatch.setattr(room, "SEGMENT_BYTES", 1)
+        journal.append(step(2), Memory(rows=2))
+        journal.sync()
+        assert synced[2:] == [segment(tmp_path, 1).name, segment(tmp_path, 2).name, tmp_path.name]
+        assert not Path("/proc/self/fd/0").is_symlink()
+        journal.close()
+        again = written(tmp_path, 0)
+        assert Path("/proc/self/fd/0").readlink() == segment(tmp_path, 3)
+        again.close()
+        assert not Path("/proc/self/fd/0").is_symlink()
+    finally:
+        os.dup2(spare, 0)
+        os.close(spare)
 
 
 @pytest.mark.parametrize("how", ["open", "write"])
@@ -367,6 +434,110 @@ def test_an_earlier_segment_that_is_packed_meanwhile_is_passed_over(tmp_path, mo
     )
     journal.close()
     assert synced == [segment(tmp_path, 2).name, segment(tmp_path, 3).name, tmp_path.name]
+
+
+@INVENTED
+def test_the_first_sync_keeps_the_plain_segments_behind_packed_ones(tmp_path, monkeypatch):
+    """A packed segment was kept when it was packed; one behind it that is plain still is kept by the first sync."""
+    written(tmp_path, 1).close()
+    compress_closed(tmp_path, 2)
+    written(tmp_path, 1).close()
+    journal = written(tmp_path, 1)
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        room.os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name) or fsync(fd)
+    )
+    journal.close()
+    assert synced == [segment(tmp_path, 2).name, segment(tmp_path, 3).name, tmp_path.name]
+
+
+def test_a_segment_whose_head_cannot_be_written_is_named(tmp_path, monkeypatch):
+    """Whoever begins a session hears which file failed and why, and no file is left behind."""
+    write = os.write
+    monkeypatch.setattr(room.os, "write", lambda fd, data: write(fd, data[:20]))
+    with pytest.raises(JournalFailing) as told:
+        written(tmp_path, 0)
+    assert str(told.value).startswith(f"cannot begin the journal {segment(tmp_path)}: only 20 of ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@INVENTED
+def test_what_is_named_otherwise_is_no_segment(tmp_path):
+    """Other files may lie in the folder, and a segment's number may have all its six digits."""
+    written(tmp_path, 1).close()
+    for name in ("journal-notes.txt", "journal-x23456.jsonl", "my copy-000007.jsonl", "notes of 000008"):
+        (tmp_path / name).touch()
+    assert segments(tmp_path) == [1]
+    segment(tmp_path).rename(segment(tmp_path, 123_456))
+    assert segments(tmp_path) == [123_456]
+
+
+# -- where a reader stood --------------------------------------------------------------------------------
+
+
+@INVENTED
+def test_a_line_can_be_looked_up_and_checked_by_its_place(tmp_path):
+    """At each place stands the text that was encoded there, and its check follows from the one before."""
+    for _ in range(2):
+        written(tmp_path, 2).close()
+    before = Position(1, 0, room._NO_CHECK)
+    for entry in read(tmp_path):
+        if entry.position.segment != before.segment:
+            before = Position(entry.position.segment, 0, before.check)
+        assert not isinstance(entry.line, room.Damage)
+        assert text_at(tmp_path, before) == room._ENCODER.encode(entry.line)
+        assert check_of(entry.line, before.check) == entry.position.check
+        before = entry.position
+    assert before.segment == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@INVENTED
+def test_a_journal_holds_what_was_read_of_it(tmp_path, packed):
+    """Behind each line that was read, and at the beginning, a reader finds the journal as it was."""
+    written(tmp_path, 3).close()
+    places = [entry.position for entry in read(tmp_path)]
+    if packed:
+        compress_closed(tmp_path, 2)
+    assert [holds(tmp_path, place) for place in [Position(), *places]] == [True] * 5
+    assert holds(tmp_path, places[2]._replace(check=""))
+
+
+@INVENTED
+def test_a_journal_does_not_hold_what_came_in_place_of_what_was_read(tmp_path):
+    """Another line of the same length, a shorter journal, no segment at all: what was read is not there any more."""
+    for name, metric in (("was", 0.5), ("came", 0.7)):
+        (tmp_path / name).mkdir()
+        with_other = Journal(tmp_path / name, NOTHING)
+        with_other.append(step(1, metric=metric), Memory(rows=1))
+        with_other.close()
+    *_, last = read(tmp_path / "was")
+    assert last.position.offset == segment(tmp_path / "came").stat().st_size
+    assert not holds(tmp_path / "came", last.position)
+    assert holds(tmp_path / "came", last.position._replace(check=""))
+    assert not holds(tmp_path / "came", last.position._replace(check="", offset=last.position.offset - 1))
+    assert not holds(tmp_path / "was", last.position._replace(segment=2))
+    os.truncate(segment(tmp_path / "was"), last.position.offset - 1)
+    assert not holds(tmp_path / "was", last.position)
+
+
+@INVENTED
+def test_a_packed_segment_that_is_broken_holds_nothing_behind_the_break(tmp_path):
+    """What cannot be unpacked any more is not what was read."""
+    written(tmp_path, 200).close()
+    *_, last = read(tmp_path)
+    compress_closed(tmp_path, 2)
+    packed = tmp_path / "journal-000001.jsonl.gz"
+    packed.write_bytes(packed.read_bytes()[:-2000])
+    assert not holds(tmp_path, last.position)
+
+
+def test_a_segment_that_cannot_be_looked_into_is_named(tmp_path):
+    """Nothing is said of what cannot be read but where it is and why."""
+    segment(tmp_path).mkdir()
+    with pytest.raises(StorageError) as told:
+        holds(tmp_path, Position(1, 7, ""))
+    assert str(told.value) == f"cannot read {segment(tmp_path)}: Is a directory"
 
 
 @INVENTED

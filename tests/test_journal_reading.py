@@ -59,6 +59,14 @@ def test_a_check_that_is_no_text_is_damage_like_any_other(tmp_path, place):
 
 
 @DAMAGED
+def test_a_changed_line_is_named(tmp_path):
+    """A line in its proper form whose contents are others than its check says is told apart from a torn one."""
+    written(tmp_path, 2).close()
+    segment(tmp_path).write_bytes(segment(tmp_path).read_bytes().replace(b'"n":2', b'"n":7'))
+    assert damages(tmp_path) == [Damage("journal-000001.jsonl", 3, "the line is not as it was written")]
+
+
+@DAMAGED
 def test_a_missing_line_is_noticed(tmp_path):
     """A line that is gone without a trace is reported where the next one begins, and once for whoever reads on."""
     written(tmp_path, 4).close()
@@ -175,7 +183,8 @@ def test_another_format_is_refused_by_name(tmp_path):
     for use in (recover, lambda folder: list(read(folder))):
         with pytest.raises(
             StorageError,
-            match=r"^journal-000001\.jsonl is written in format 2.*reads format 1.*open the session with",
+            match=r"^journal-000001\.jsonl is written in format 2, and this hubstate reads format 1: "
+            r"open the session with the hubstate that wrote it, or a newer one$",
         ):
             use(tmp_path)
 
@@ -239,8 +248,9 @@ def test_no_head_brings_a_heartbeat_along(tmp_path):
     door.tell(ev.HeartbeatTick)
     assert door.memory.heartbeat_out
     recovery = recover(tmp_path)
-    Journal(tmp_path, recovery._replace(memory=door.memory)).close()
-    assert not recover(tmp_path).memory.heartbeat_out
+    memory = msgspec.structs.replace(door.memory, heartbeat_since=door.now())
+    Journal(tmp_path, recovery._replace(memory=memory)).close()
+    assert recover(tmp_path).memory == unbeaten(memory)
 
 
 @INVENTED
@@ -274,6 +284,17 @@ def test_an_illegal_step_changes_no_memory(tmp_path):
     assert door.tell(ev.TrainStart).refusal.illegal
     door.close()
     assert recover(tmp_path).memory == before
+
+
+def test_only_rows_number_the_rows(tmp_path):
+    """A step that is no row leaves the number of rows as it is."""
+    door = train(door_in(tmp_path))
+    for epoch in range(2):
+        door.tell(ev.FitEpochEnd, epoch, {"loss": 0.5})
+    door.tell(ev.StopRequested, "enough")
+    door.close()
+    assert recover(tmp_path).memory == unbeaten(door.memory)
+    assert door.memory.rows == 2
 
 
 @DAMAGED

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from hubstate import limits as room
 from hubstate.actions import Kept, Memory, Refused, SendCheckpoint, SendRows
 from hubstate.errors import UsageError
-from hubstate.events import HeartbeatTick, ModelSave, Tick
-from hubstate.limits import Limits, elapsed, is_outstanding, kind_to_keep, next_due, waiting_for
+from hubstate.events import HeartbeatTick, ModelSave, Saved, Tick
+from hubstate.limits import (
+    Limits,
+    elapsed,
+    final_choice,
+    is_outstanding,
+    kind_to_keep,
+    next_due,
+    waiting_for,
+)
 from hubstate.states import CheckpointKind, State
 
 AT = 10_000.0
@@ -84,6 +92,15 @@ def test_the_words_tell_how_long():
     """What `explain` shows: the seconds that are left, or why no clock runs."""
     assert waiting_for(AT - 488, AT, 900) == "not yet: 412 s left of 900 s"
     assert waiting_for(None, AT, 900) == NO_CLOCK
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [(412.3, "413"), (1.5, "2"), (1.0, "1"), (0.984375, "0.99"), (0.254, "0.26"), (0.001, "0.01")],
+)
+def test_what_is_left_is_never_told_as_less(left, words):
+    """Seconds are rounded up, and below one second hundredths are: what is not over is not told as 0 s."""
+    assert waiting_for(0.0, 900.0 - left, 900) == f"not yet: {words} s left of 900 s"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +216,50 @@ def test_as_what_a_checkpoint_is_kept(choice, fields, event, kept):
     """Best is strictly better than all before; last is the newest, once an interval; the user's choice goes first."""
     assert choice in room.CHECKPOINT_CHOICES
     assert kind_to_keep(memory(checkpoints=choice, **fields), event) is kept
+
+
+LAST, BEST, FINAL = (
+    Kept(kind, 1, 2, kind.value, 1, AT - age)
+    for kind, age in ((CheckpointKind.LAST, 5), (CheckpointKind.BEST, 50), (CheckpointKind.FINAL, 90))
+)
+EARLIER = msgspec.structs.replace(FINAL, attempt=1)
+OLD_LAST = msgspec.structs.replace(LAST, attempt=1)
+OLDEST_FINAL = msgspec.structs.replace(FINAL, attempt=0)
+NOW, BEFORE = (Saved("p", 1, 1, 1, attempt, "") for attempt in (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "choice"),
+    [
+        ({}, None),
+        ({"kept_last": LAST}, LAST),
+        ({"kept_last": LAST, "kept_best": BEST}, BEST),
+        ({"kept_last": LAST, "kept_best": BEST, "kept_final": FINAL, "saved": NOW}, FINAL),
+        # What an earlier attempt named, before this one saved anything, and behind that.
+        ({"kept_last": LAST, "kept_best": BEST, "kept_final": EARLIER}, EARLIER),
+        ({"kept_last": LAST, "kept_best": BEST, "kept_final": EARLIER, "saved": BEFORE}, EARLIER),
+        ({"kept_last": LAST, "kept_best": BEST, "kept_final": EARLIER, "saved": NOW}, BEST),
+        ({"kept_last": LAST, "kept_final": EARLIER, "saved": NOW}, LAST),
+        ({"kept_final": EARLIER, "saved": NOW}, EARLIER),
+        # Of two from before, the later attempt's is the newest, and of one attempt's the later one.
+        ({"kept_last": OLD_LAST, "kept_final": OLDEST_FINAL, "saved": NOW}, OLD_LAST),
+        (
+            {"kept_last": msgspec.structs.replace(LAST, attempt=0), "kept_final": EARLIER, "saved": NOW},
+            EARLIER,
+        ),
+        (
+            {
+                "kept_last": msgspec.structs.replace(OLD_LAST, at=AT - 95),
+                "kept_final": EARLIER,
+                "saved": NOW,
+            },
+            EARLIER,
+        ),
+    ],
+)
+def test_which_checkpoint_is_the_final_one(fields, choice):
+    """The one that was named, by an earlier attempt only until this one saves; else the best; else the newest of all."""
+    assert final_choice(memory(attempt=2, **fields)) == choice
 
 
 # -- looking ahead ---------------------------------------------------------------------------------------

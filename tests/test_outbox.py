@@ -48,7 +48,7 @@ def test_what_a_power_cut_took_from_the_journal_is_not_delivered(tmp_path):
     again.close()
     door.close()
     assert [row.metrics for row in rows] == [b'{"loss":0.5}', b'{"loss":0.125}']
-    assert "ahead of its journal" in again.damage
+    assert again.damage == f"{rig.file} is ahead of its journal and is folded anew"
 
 
 def test_rows_that_a_hub_acknowledged_are_let_go_of(rig):
@@ -164,11 +164,20 @@ def test_a_few_lines_at_a_time(rig):
     """Folding can be cut into steps as small as one line, each kept before the next."""
     rig.rows(2)
     counts = []
-    while count := rig.outbox.ingest(limit=2):
-        counts.append(count)
+    for _ in range(4):
+        counts.append(rig.outbox.ingest(limit=2))
         rig.reopen()
-    assert counts == [2, 2, 2]
-    assert rig.outbox.ingest() == 0
+    assert counts == [2, 2, 2, 0]
+
+
+def test_a_thousand_lines_at_a_time(rig):
+    """Who names no other limit lets go of the file after a thousand lines."""
+    rig.rows(1_000)
+    assert [rig.outbox.ingest() for _ in range(3)] == [
+        1_000,
+        4,
+        0,
+    ]  # the rows, a head and the three steps to them
 
 
 @pytest.mark.parametrize("undone", [True, False])
@@ -198,7 +207,7 @@ def test_an_older_form_of_the_file_is_folded_anew(rig):
     rig.outbox.close()
     db = sqlite3.connect(rig.file)
     db.execute("pragma user_version = 1")
-    db.execute("drop table rows")
+    db.execute("alter table rows rename column metrics to numbers")
     db.commit()
     db.close()
     rig.open()

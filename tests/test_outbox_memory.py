@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from journals import INVENTED
+from journals import DAMAGED, INVENTED, segment
 from rigs import Rig
 
 from hubstate import events as ev
@@ -186,6 +186,27 @@ def test_a_comparison_that_fails_changes_nothing(rig, monkeypatch, undone):
     assert not rig.outbox.reconciled
     reconcile(rig)
     assert rig.outbox.reconciled
+
+
+def test_nobody_says_that_the_two_agree_before_they_were_compared(rig):
+    """An outbox that was only just opened has compared nothing, whatever it holds."""
+    rig.fold()
+    assert rig.outbox.reconciled is False
+
+
+@pytest.mark.parametrize("what", ["missing", "changed"])
+@DAMAGED
+def test_a_damaged_line_asks_for_another_comparison(rig, what):
+    """A line behind those that were compared, gone or changed, may have asked for something: nobody knows any more."""
+    reconcile(rig)
+    assert rig.outbox.reconciled
+    rig.settle("open")
+    rig.settle("rows")
+    *before, lost, last = segment(rig.folder).read_bytes().splitlines(keepends=True)
+    left = [] if what == "missing" else [lost.replace(b"delivered", b"undeliver")]
+    segment(rig.folder).write_bytes(b"".join([*before, *left, last]))
+    rig.fold()
+    assert rig.outbox.reconciled is False
 
 
 # -- a file that is put aside --------------------------------------------------------------------------------

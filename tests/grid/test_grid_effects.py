@@ -197,6 +197,26 @@ def test_looking_consumes_nothing() -> None:
     assert decide(memory, event).memory == memory
 
 
+@pytest.mark.parametrize(
+    ("event", "case", "guards", "written"),
+    [
+        ("tick", "rows not yet", {"metrics_due": False}, False),
+        ("model_save", "worse", {"keep_due": False}, True),
+        ("fit_epoch_end", "interval over", {"metrics_due": True}, True),
+    ],
+)
+def test_a_decision_tells_what_was_asked_and_whether_it_is_written(
+    event: str, case: str, guards: dict[str, bool], written: bool
+) -> None:
+    """Whatever came of it, the event, the guards with their answers and all actions stand in the decision."""
+    memory, told = situation(State.TRAINING, event, case)
+    decision = decide(memory, told)
+    assert decision.event is told
+    assert decision.journalled is written
+    assert guards.items() <= decision.guards.items()
+    assert isinstance(decision.actions, tuple)
+
+
 def test_a_time_ahead_of_the_clock_counts_as_now() -> None:
     """A remembered time in the future blocks for its interval at most from then on, and is due in the end."""
     memory, event = situation(State.TRAINING, "tick", "rows wait, clock ahead")
