@@ -12,7 +12,6 @@ from hubstate.errors import StorageError
 from hubstate.index import Index, sessions_in
 from hubstate.opening import create
 
-
 #: A packed segment: that there is one says that it was whole once.
 SEGMENT = "journal-000001.jsonl.gz"
 TORN = pytest.mark.damages_journals(reason="a journal that ends or begins within a line")
