@@ -20,6 +20,10 @@ class Clock(Protocol):
         """Seconds since some moment; it never goes back."""
         ...
 
+    def worked(self) -> float:
+        """Seconds of a processor's time that the calling thread has used; it never goes back."""
+        ...
+
     def wait(self, signal: threading.Event, seconds: float) -> bool:
         """Waits until `signal` is set, at most `seconds`; tells whether it was set."""
         ...
@@ -30,6 +34,7 @@ class SystemClock:
 
     wall = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+    worked = staticmethod(time.thread_time)
 
     def wait(self, signal: threading.Event, seconds: float) -> bool:
         """Waits until `signal` is set, at most `seconds`; tells whether it was set."""
@@ -50,6 +55,10 @@ class VirtualClock:
     def monotonic(self) -> float:
         """Seconds since this clock was made."""
         return self._monotonic
+
+    def worked(self) -> float:
+        """Work takes no time here."""
+        return 0.0
 
     def advance(self, seconds: float) -> None:
         """Lets `seconds` pass on both clocks."""

@@ -86,6 +86,10 @@ class Outgoing:
         """Waits until nothing waits any more; at most `timeout` s, and at most `stall` s while nothing moves."""
         if self._hub is None:
             return
+        with self._threads.hurried():
+            self._wait(timeout, stall)
+
+    def _wait(self, timeout: float, stall: float) -> None:
         begun = since = self._clock.monotonic()
         moved = self._moved()
         while not self.is_drained:

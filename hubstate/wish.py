@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -68,11 +69,20 @@ def _checked_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
         raise UsageError(f"config must be a mapping such as {{'lr': 0.05}}, not {type(config).__name__}")
     try:
         text = msgspec.json.encode(dict(config), enc_hook=_plain)
-        plain = msgspec.json.decode(text)
+        # Names that are numbers become texts, and may then be the same as another one: one of the two would be lost.
+        plain = json.loads(text, object_pairs_hook=_without_repeats)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"config cannot be kept as JSON: {error}") from error
     assert isinstance(plain, dict)
     return plain
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"two of its names are {twice!r} as JSON, where every name is a text")
+    return found
 
 
 def _plain(value: Any) -> Any:

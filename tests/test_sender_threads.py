@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from queue import Queue
 
 import pytest
 
@@ -275,3 +276,43 @@ def test_a_disk_that_keeps_nothing_is_shown(stepper, monkeypatch):
     threads.stop(0.0)
     assert threads.stop(60.0)
     assert len(calls) == 2
+
+
+class Busy(SystemClock):
+    """A machine on which a turn of a thread takes a tenth of a second of a processor's time."""
+
+    def __init__(self) -> None:
+        self.used = 0.0
+        self.rests: Queue[float] = Queue()
+
+    def worked(self) -> float:
+        self.used += 0.1
+        return self.used
+
+    def wait(self, signal: threading.Event, seconds: float) -> bool:
+        self.rests.put(seconds)
+        return super().wait(signal, 3600.0)
+
+
+def test_beside_a_training_a_thread_leaves_the_interpreter_alone(stepper):
+    """After a turn that took time a thread rests for a multiple of it, whatever is poked; but not for long."""
+    clock = Busy()
+    threads = SenderThreads(lambda: stepper, clock, sync=lambda: None)
+    threads.poke()
+    stepper.stepped[WORDS].acquire()
+    assert clock.rests.get() == room.LONGEST_REST
+    threads.poke()
+    assert not stepper.stepped[WORDS].acquire(blocking=False)
+    assert threads.stop(60.0)
+
+
+def test_nobody_who_waits_is_kept_waiting(stepper):
+    """While somebody waits for the hub a thread goes on without a rest, and afterwards it makes room again."""
+    clock = Busy()
+    threads = SenderThreads(lambda: stepper, clock, sync=lambda: None)
+    with threads.hurried():
+        for _ in range(3):
+            threads.poke()
+            stepper.stepped[WORDS].acquire()
+    assert not threads._hurry.is_set()
+    assert threads.stop(60.0)

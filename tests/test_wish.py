@@ -71,6 +71,13 @@ def test_a_configuration_becomes_what_json_holds() -> None:
     assert made.config == {"lr": 0.5, "n": 3, "shape": [2, 3], "out": "a/b", "a": "[1. 1.]"}
 
 
+def test_names_that_json_cannot_tell_apart_are_refused() -> None:
+    """Where a number and a text would become one name nothing is dropped without a word, however deep it lies."""
+    with pytest.raises(UsageError, match="config cannot be kept as JSON: two of its names are '1'"):
+        wish(config={"layers": {1: "conv", "1": "pool"}})
+    assert wish(config={1: "conv", "2": "pool"}).config == {"1": "conv", "2": "pool"}
+
+
 def test_a_configuration_without_end_is_refused() -> None:
     """A configuration that holds itself is refused with a clear word, and not by a crash."""
     loop: dict[str, Any] = {}
