@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hub import serving
 from measure import in_a_process, machine, percentile, run_as, spread
 
 import hubstate
@@ -41,27 +41,13 @@ def hub(situation: str, folder: Path) -> Iterator[str | None]:
         if situation == "idle":
             yield None
         elif situation == "draining":
-            command = [sys.executable, "-c", _SERVE, str(folder / "hub")]
-            server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            stack.callback(server.terminate)
-            assert server.stdout is not None
-            yield server.stdout.readline().strip()
+            yield stack.enter_context(serving(folder / "hub"))
         else:
             listener = stack.enter_context(socket.socket())
             listener.bind(("127.0.0.1", 0))
             if situation == "silent":
                 listener.listen(16)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-_SERVE = """
-import sys, threading
-from pathlib import Path
-from hubstate.server.running import running
-with running(Path(sys.argv[1])) as hub:
-    print(hub.url, flush=True)
-    threading.Event().wait(120)
-"""
 
 
 def one(situation: str) -> dict[str, float]:

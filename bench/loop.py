@@ -14,7 +14,6 @@ import contextlib
 import os
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from hub import serving
 from measure import in_a_process, machine, run_as, spread
 
 import hubstate
@@ -33,14 +33,6 @@ BACKLOG = 1_000_000
 NAMES = [f"metric/{number}" for number in range(50)]
 #: The sizes that make an iteration of the loop take about 10 ms on one core.
 BATCH, INPUTS, HIDDEN, CLASSES = 512, 64, 640, 10
-SERVE = """
-import sys, threading
-from pathlib import Path
-from hubstate.server.running import running
-with running(Path(sys.argv[1])) as hub:
-    print(hub.url, flush=True)
-    threading.Event().wait()
-"""
 
 
 def train(seconds: float, log: Callable[[int, dict[str, float]], None]) -> float:
@@ -115,19 +107,6 @@ def silent() -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A hub in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(folder)], stdout=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            assert server.stdout is not None
-            yield server.stdout.readline().strip()
-        finally:
-            server.terminate()
 
 
 def main() -> None:

@@ -10,16 +10,15 @@ page cache; three times as much room is needed below TMPDIR.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from hub import serving
 from measure import in_a_process, machine, run_as, spread
 
 import hubstate
@@ -29,27 +28,6 @@ from hubstate.hubs.hub_v1 import HubV1
 from hubstate.opening import new_id
 from hubstate.snapshots import digest
 from hubstate.states import CheckpointKind
-
-_SERVE = """
-import sys, threading
-from pathlib import Path
-from hubstate.server.running import running
-with running(Path(sys.argv[1])) as hub:
-    print(hub.url, flush=True)
-    threading.Event().wait()
-"""
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A hub in a process of its own."""
-    command = [sys.executable, "-c", _SERVE, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield server.stdout.readline().strip()
-        finally:
-            server.terminate()
 
 
 def one(how: str, url: str, path: str, sha256: str) -> dict[str, float]:
