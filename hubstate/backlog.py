@@ -152,7 +152,7 @@ class Backlog:
             return BETWEEN_LOOKS
         if remainder.memory.outstanding != before:
             self._since, self._turn = self._clock.monotonic(), SHORTEST_TURN
-        if has_undelivered(remainder.memory):
+        if not remainder.is_through:
             return rest
         remainder.pack()
         self._let_go()

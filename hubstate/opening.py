@@ -25,6 +25,7 @@ from hubstate.snapshots import Snapshots
 from hubstate.states import State
 
 __all__ = [
+    "SNAPSHOTS",
     "Opened",
     "Peek",
     "begin_attempt",

@@ -17,9 +17,10 @@ from hubstate.actions import Memory
 from hubstate.clock import Clock
 from hubstate.errors import HubError, HubRefused, HubstateError
 from hubstate.hubs.base import Hub
+from hubstate.opening import leftovers, peek
 from hubstate.overview import Overview, Unreadable
 from hubstate.settings import Settings
-from hubstate.sync import Remainder, asked, deliver, give_up, has_undelivered, hub_for, with_why
+from hubstate.sync import Remainder, asked, deliver, give_up, has_undelivered, hub_for, tidy, with_why
 
 __all__ = ["Round", "Watch"]
 
@@ -75,9 +76,10 @@ class Round:
         if isinstance(seen, Unreadable):
             self._leave(seen, f"{seen.session}: {seen.reason}")
             return
-        if not by_name and not seen.unsettled:
-            return
         label = f"{seen.receipt.name} ({seen.session})"
+        if not by_name and not seen.unsettled:
+            self._tidy(seen, label)
+            return
         if seen.owner is not None:
             who = f"process {seen.owner}" if seen.owner else "a process on another machine"
             self._leave(seen, f"{label} is owned by {who}, which lives and delivers it itself")
@@ -106,6 +108,14 @@ class Round:
         self.visited.append(seen.folder)
         self.left_alone = True
         self._say(why)
+
+    def _tidy(self, seen: Overview, label: str) -> None:
+        """Removes what a death left of a session of which nothing waits. That it cannot go is said, and hinders nothing."""
+        try:
+            if seen.owner is None and leftovers(seen.folder, peek(seen.folder).memory):
+                tidy(seen.folder, self._clock)
+        except HubstateError as failure:
+            self._say(f"{label}: {failure}")
 
     def _settle(self, seen: Overview) -> None:
         waiting = seen.receipt.waiting

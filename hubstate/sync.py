@@ -97,6 +97,11 @@ class Remainder:
         return self._opened.door.memory
 
     @property
+    def is_through(self) -> bool:
+        """Whether nothing can leave any more, and what was heard about it is written."""
+        return not (has_undelivered(self.memory) or self._opened.door.unwritten)
+
+    @property
     def moved(self) -> int:
         """Grows while something is delivered."""
         return self._sender.moved
@@ -150,14 +155,14 @@ def deliver(
     patience: float = PATIENCE,
     show: Callable[[Memory], None] | None = None,
 ) -> Receipt:
-    """Steps a session until nothing waits, or until nothing has moved for `patience` seconds.
+    """Steps a session until nothing can leave any more, or until nothing has moved for `patience` seconds.
 
     Where nothing but time is waited for, until rows become due that no send was asked for, its patience does not end:
     another call could do nothing before that either. What was closed of the journal is compressed behind it. `show` is called with the memory after every step. Raises what this machine does to the outbox or the journal.
     """
     never = threading.Event()
     moved, since = remainder.moved, clock.monotonic()
-    while has_undelivered(remainder.memory):
+    while not remainder.is_through:
         rest = remainder.step()
         if show is not None:
             show(remainder.memory)

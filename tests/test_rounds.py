@@ -135,6 +135,30 @@ def test_a_session_with_nothing_to_deliver_is_passed_by_unless_it_was_named():
     assert passed.opened == named.opened == []
 
 
+def test_what_a_death_left_of_a_session_that_is_done_is_removed(monkeypatch):
+    """A round takes away the copies that whoever died left behind; no hub is asked, and a disk that fails is told."""
+    folder = trained()
+    World().visit(folder)
+    stray = folder / "snapshots" / "stray"
+    stray.parent.mkdir(exist_ok=True)
+    stray.touch()
+    failing = World()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        failing.visit(folder)
+    assert (stray.exists(), failing.round.left_alone) == (True, False)
+    assert "Input/output error" in failing.said[0]
+    world = World()
+    world.visit(folder)
+    assert not stray.exists()
+    assert (world.opened, world.said, world.round.visited) == ([], [], [])
+    assert (state(folder), peek(folder).owner) == (State.DONE, None)
+
+
+def fails(*_arguments, **_named):
+    raise OSError(5, "Input/output error")
+
+
 def test_a_living_owner_is_left_alone_and_named():
     """What a living process owns is left to it, and the process is named."""
     session = hubstate.start("digits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from fakes import OFFLINE, FakeHub, lost, save, train
 
 from hubstate import events as ev
+from hubstate import journal
 from hubstate import sync as room
 from hubstate.actions import (
     AnyAction,
@@ -132,6 +134,7 @@ def test_it_may_be_repeated() -> None:
     assert len(hub.requests) == asked
 
 
+@pytest.mark.promise("D24")
 def test_an_answer_that_got_lost_doubles_nothing() -> None:
     """Each delivery whose answer was lost is repeated under its key, and the hub holds everything once."""
     clock, hub = VirtualClock(), FakeHub()
@@ -253,6 +256,28 @@ def test_a_session_whose_outbox_cannot_be_had_is_let_go_of(
             Remainder(folder, hub, clock, random.Random(1))
     assert peek(folder).owner is None
     assert synced(folder, hub, clock)[0].state is State.DONE
+
+
+def test_what_was_heard_is_written_before_a_delivery_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk what the hub acknowledged is only in memory: it is waited for a place to write it to."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, finished)
+    write, full = os.write, [False]
+
+    def some(fd: int, data: bytes) -> int:
+        return write(fd, data[:10] if full[0] else data)
+
+    monkeypatch.setattr(journal.os, "write", some)
+    hub.meanwhile = lambda parcel: full.__setitem__(0, isinstance(parcel.action, CloseSession))
+    begun = clock.monotonic()
+
+    def show(_memory: Memory) -> None:
+        if clock.monotonic() >= begun + 7.0:
+            full[0] = False
+
+    synced(folder, hub, clock, show=show)
+    assert peek(folder).memory.state is State.DONE
+    assert 7.0 <= clock.monotonic() - begun <= 12.0
 
 
 def test_what_a_death_left_behind_is_tidied_up() -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +61,8 @@ class Disk:
         self.mood = "well"
         self.kill_at: tuple[int, str] | None = None
         self.dead = False
-        #: The names of the files that a power cut took, whole or in part.
-        self.taken: set[str] = set()
+        #: The files and folders that a power cut took, whole or in part.
+        self.taken: set[Path] = set()
         self._chance = chance
         self._now = now
         self._struck = struck
@@ -126,8 +128,14 @@ class Disk:
         if self.mood in ("full", "short", "failing"):
             self._fail("no room for a copy")
         copied = os.copy_file_range(source, target, count)
-        part = Path(f"/proc/self/fd/{target}").readlink()  # it is moved to its place as soon as it is whole
-        file = self._files[str(part.with_name(part.name[1:].removesuffix(".part")))] = _File(self._now())
+        place = Path(f"/proc/self/fd/{target}").readlink()
+        for number, part in enumerate(place.parts):
+            if part.endswith(".part"):  # the copy is moved to its place as soon as it is whole
+                top = Path(*place.parts[:number], part[1:].removesuffix(".part"))
+                place = top.joinpath(*place.parts[number + 1 :])
+                for folder in (parent for parent in place.parents if parent.is_relative_to(top)):
+                    self._files.setdefault(str(folder), _File(self._now()))
+        file = self._files[str(place)] = _File(self._now())
         file.sizes.append((self._now(), os.fstat(target).st_size))
         return copied
 
@@ -146,11 +154,16 @@ class Disk:
             self._fail("failing fsync")
         os.fsync(fd)
         name = self._fds.get(fd, "")
-        if name in self._files:
-            self._files[name].synced = os.fstat(fd).st_size
-        else:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
             for inside, file in self._files.items():
                 file.named |= inside.rpartition("/")[0] == name
+        else:
+            self._files.setdefault(name, _File(self._now())).synced = os.fstat(fd).st_size
+
+    def asked_to_keep(self, path: Path) -> int:
+        """How many bytes of a file somebody asked it to keep."""
+        file = self._files.get(os.path.realpath(path))
+        return 0 if file is None else file.synced
 
     # -- what the world does to it -----------------------------------------------------------------------
 
@@ -183,17 +196,27 @@ class Disk:
 
     def _cut(self, path: Path) -> None:
         file = self._files.get(os.path.realpath(path), _File(self._now()))
-        safe, size = file.safe(self._now()), path.stat().st_size
         named = file.named or self._now() - file.made > WRITTEN_BACK
         if not named and self._chance.random() < 0.5:
             self._struck("a file lost with the power")
-            self.taken.add(path.name)
-            path.unlink()
-        elif size > safe:
+            self.taken.add(path)
+            _remove(path.parent, path.name)
+        elif path.is_dir():
+            inside = self.taken.copy()
+            for each in sorted(path.iterdir()):
+                self._cut(each)
+            if self.taken != inside:
+                self.taken.add(path)
+        else:
+            self._cut_bytes(path, file.safe(self._now()))
+
+    def _cut_bytes(self, path: Path, safe: int) -> None:
+        size = path.stat().st_size
+        if size > safe:
             left = self._chance.randint(safe, size)
             if left < size:
                 self._struck("unsynced bytes lost with the power")
-                self.taken.add(path.name)
+                self.taken.add(path)
             os.truncate(path, left)
 
     def _grown(self, fd: int) -> None:
@@ -213,7 +236,11 @@ class Disk:
 
 def _remove(folder: Path, *names: str) -> None:
     for name in names:
-        (folder / name).unlink(missing_ok=True)
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +20,16 @@ from hubstate.actions import AnyAction, Memory, OpenSession, SendCheckpoint
 from hubstate.errors import StorageError
 from hubstate.events import Delivered, ModelSave, TrainEnd
 from hubstate.journal import Step, read, recover
+from hubstate.opening import leftovers
 from hubstate.outbox import Outbox
 from hubstate.proof.network import ADDRESS, House
-from hubstate.proof.trainer import Ledger, Row
+from hubstate.proof.trainer import Ledger, Row, fingerprint
 from hubstate.proof.verify import verify
 from hubstate.proof.witness import Broken
 from hubstate.server import models, schema
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.keys import DEFAULT_OWNER
-from hubstate.states import TERMINAL_STATES, CheckpointKind, State
+from hubstate.states import TERMINAL_STATES, CheckpointKind
 
 __all__ = ["digest_of", "judge"]
 
@@ -87,9 +89,11 @@ def _ended(folder: Path, memory: Memory) -> None:
         outbox.close()
     if waiting or refused:
         raise Broken(f"S6: {folder.name} is drained, and its outbox holds {waiting} and {refused} refused")
-    left = sorted(file.name for file in (folder / "snapshots").glob("*"))
-    if left and memory.state is State.DONE:
-        raise Broken(f"{folder.name} is done, and its snapshots {', '.join(left)} lie here for ever")
+    left = sorted(leftovers(folder, memory))
+    if left:
+        raise Broken(
+            f"nobody needs the snapshots {', '.join(left)} of {folder.name}, and they lie here for ever"
+        )
 
 
 # -- the hub ---------------------------------------------------------------------------------------------
@@ -187,11 +191,11 @@ def _same_files(folder: Path, ledger: Ledger, there: _AtHub, house: House) -> No
             if isinstance(asks, SendCheckpoint):
                 asked.setdefault(asks.key, asks)
     known = set(ledger.files.values())
+    there_are: dict[str, str] = {}
     for kind, file in there.files.items():
-        bytes_there = hashlib.sha256(
-            models.file_of(house.store, folder.name, file["sha256"], kind).read_bytes()
-        ).hexdigest()
-        if bytes_there != file["sha256"] or bytes_there not in known:
+        path = models.file_of(house.store, folder.name, file["sha256"], kind)
+        there_are[kind] = fingerprint(_contents(path))
+        if hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"] or there_are[kind] not in known:
             raise Broken(f"the {kind} file of {folder.name} at the hub is none that a trainer saved")
     for action in settled.values():
         name = action.kind.value
@@ -199,15 +203,24 @@ def _same_files(folder: Path, ledger: Ledger, there: _AtHub, house: House) -> No
         if at_hub is None:
             raise Broken(f"S2: {action.key} was acknowledged, and the hub has no {name} file")
         newer = (at_hub["attempt"], at_hub["epoch"]) > (action.attempt, action.epoch)
-        if at_hub["sha256"] != saved.get(action.snapshot) and not (newer and ledger.forgave):
+        if there_are[name] != saved.get(action.snapshot) and not (newer and ledger.forgave):
             raise Broken(
                 f"the {name} file of {folder.name} at the hub is of epoch {at_hub['epoch']}, attempt "
                 f"{at_hub['attempt']}, and not {action.key} of epoch {action.epoch}, attempt {action.attempt}"
             )
 
 
+def _contents(path: Path) -> dict[str, bytes]:
+    """What lies in a stored file, by name: a folder travels as an archive, a file is itself, under no name."""
+    if not tarfile.is_tarfile(path):
+        return {"": path.read_bytes()}
+    with tarfile.open(path, "r:") as archive:
+        members = [(member.name, archive.extractfile(member)) for member in archive]
+        return {name: file.read() for name, file in members if file is not None}
+
+
 def _saved(folder: Path, ledger: Ledger) -> dict[str, str]:
-    """The SHA-256 (hex) of what the trainer saved, by the name of the copy that was kept of it."""
+    """The fingerprint of what the trainer saved, by the name of the copy that was kept of it."""
     found: dict[str, str] = {}
     for step in _steps(folder):
         match step.event:

@@ -7,8 +7,10 @@ functions of request and time behind its calls, over a real store. What lies bet
 
 from __future__ import annotations
 
+import base64
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ import msgspec
 
 from hubstate.actions import AnyAction
 from hubstate.clock import Clock
+from hubstate.hubs import tus
 from hubstate.hubs.base import Delayed, Parcel, Reply
 from hubstate.hubs.hub_v1 import HubV1
 from hubstate.hubs.multipart import Body
@@ -68,12 +71,13 @@ class Request(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A request that the hub took. `stored`: it was no repeat of what it holds under that key."""
+    """A request that the hub took. `stored`: it was no repeat of what it holds under that key; `folder`: it held one."""
 
     session: str
     action: AnyAction
     rows: tuple[RowSeen, ...]
     stored: bool
+    folder: bool = False
 
 
 class _Response(NamedTuple):
@@ -84,6 +88,8 @@ class _Response(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+#: An upload in parts is taken in pieces of so many bytes.
+_PIECE = 16_384
 #: What stands in the way: pages of others.
 _PAGE = _Response(200, b"<html><body>Welcome to the hotel's network</body></html>")
 _REDIRECT = _Response(302, b"", {"Location": "https://login.hotel.example/portal?from=hub"})
@@ -102,10 +108,12 @@ class House:
         (re.compile(r"/v1/agent/heartbeat/models/([^/]+)"), calls.heartbeat),
     )
     _UPLOAD = re.compile(r"/v1/models/([^/]+)/upload")
+    _PARTS = re.compile(r"/v1/models/([^/]+)/uploads(?:/([^/]+))?")
 
-    def __init__(self, folder: Path, wall: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, wall: Callable[[], float], counts: Counter[str]) -> None:
         self.folder = folder
         self.wall = wall
+        self._counts = counts
         folder.mkdir()
         (folder / "secret").write_bytes(bytes(32))  # what is signed with it is the same every time
         self.store = Store(folder)
@@ -131,10 +139,13 @@ class House:
             told = self._told(request, caller, headers)
         except Problem as problem:
             return _Response(problem.status, msgspec.json.encode(problem.body()))
-        return _Response(told.status, msgspec.json.encode(told.body), told.headers)
+        return _Response(told.status, msgspec.json.encode(told.body) if told.body else b"", told.headers)
 
     def torn(self, request: Request, part: float) -> None:
-        """Half of an upload arrives, and then the connection breaks: nothing may come of it."""
+        """Half of an upload arrives, and then the connection breaks: nothing may come of it, but that it goes on there."""
+        if request.method == "PATCH":
+            half = request.body[: int(len(request.body) * part)]
+            self.answer(request._replace(body=half), self.key)
         if not self._UPLOAD.fullmatch(request.path):
             return
         receiver = Receiver(self.store.incoming, request.headers["Content-Type"], self.store.upload_limit)
@@ -144,12 +155,16 @@ class House:
     def _told(self, request: Request, caller: Caller, headers: Mapping[str, str]) -> Told:
         now = self.wall()
         if request.path == "/v1/auth":
-            return Told({"success": True, "message": "ok", "data": {}, "hubstate": 1})
+            data = {"tus": tus.VERSION, "archive": "tar"}
+            return Told({"success": True, "message": "ok", "data": data, "hubstate": 1})
         if request.path == "/v1/models":
             return calls.open_model(self.store, caller, request.body, now)
         upload = self._UPLOAD.fullmatch(request.path)
         if upload is not None:
             return self._take(request, caller, upload[1], headers, now)
+        parts = self._PARTS.fullmatch(request.path)
+        if parts is not None:
+            return self._in_parts(request, caller, parts[1], parts[2], headers, now)
         for pattern, call in self._POSTS:
             found = pattern.fullmatch(request.path)
             if found is not None:
@@ -169,6 +184,40 @@ class House:
             return calls.take_upload(self.store, caller, model, receiver.finish(), digest, now)
         finally:
             receiver.abandon()
+
+    def _in_parts(
+        self,
+        request: Request,
+        caller: Caller,
+        model: str,
+        upload: str | None,
+        headers: Mapping[str, str],
+        now: float,
+    ) -> Told:
+        """An upload that may be cut: begun, asked about, brought on, and put into its place."""
+        uploads = self.store.resumables
+        if upload is None:
+            length = int(headers["upload-length"])
+            known = calls.upload_may_come(self.store, caller, model, length, now)
+            if known is not None:
+                return known
+            sha256 = base64.b64decode(headers["upload-metadata"].removeprefix("sha256 ")).decode()
+            name = uploads.make(caller.owner, model, key=caller.key, length=length, sha256=sha256, now=now)
+            return Told({"success": True}, 201, {"Location": f"{ADDRESS}{request.path}/{name}"})
+        if request.method == "HEAD":
+            offset, length = uploads.offset(upload, caller.owner, model, now)
+            self._counts["upload goes on where it was cut"] += 0 < offset < length
+            return Told({}, 200, {"Upload-Offset": str(offset), "Upload-Length": str(length)})
+        if request.method == "PATCH":
+            taker = uploads.taker(upload, caller.owner, model, int(headers["upload-offset"]), now)
+            try:
+                for first in range(0, len(request.body), _PIECE):
+                    taker.write(request.body[first : first + _PIECE])
+            finally:
+                size = taker.close()
+            return Told({}, 204, {"Upload-Offset": str(size)})
+        self._counts["upload in parts"] += 1
+        return calls.take_resumed(self.store, caller, model, upload, request.body, now)
 
 
 # -- the way between -------------------------------------------------------------------------------------
@@ -293,7 +342,8 @@ class Network:
         if parcel is not None and 200 <= response.status < 300:
             rows = tuple(RowSeen(row.number, row.attempt, row.epoch) for row in parcel.rows)
             stored = "Idempotent-Replayed" not in response.headers
-            self._arrived(Arrival(parcel.session, parcel.action, rows, stored))
+            folder = parcel.file is not None and parcel.file.is_dir()
+            self._arrived(Arrival(parcel.session, parcel.action, rows, stored, folder))
         return response
 
 
@@ -355,8 +405,9 @@ class _Line(Wire):
             text = body if isinstance(body, bytes) else b"".join(iter(body))
         except OSError as error:
             return Delayed("offline", f"the body could not be read: {error.strerror}")
-        # The question who is there is no delivery, whatever it was asked for.
-        parcel = None if path == "/v1/auth" else self.parcel
+        # The question who is there is no delivery, whatever it was asked for, nor are the parts of an upload.
+        in_between = path == "/v1/auth" or path.endswith("/uploads") or method != "POST"
+        parcel = None if in_between else self.parcel
         answer = self._network.carry(Request(method, path, headers or {}, text, parcel))
         if isinstance(answer, Answer):
             self._moved += 1

@@ -31,6 +31,7 @@ from hubstate.events import name_of
 from hubstate.index import sessions_in
 from hubstate.journal import recover
 from hubstate.machine import TABLE
+from hubstate.opening import SNAPSHOTS, leftovers
 from hubstate.proof.judgement import digest_of, judge
 from hubstate.proof.network import WEATHERS
 from hubstate.proof.trainer import DIRECTORY, Ledger, People
@@ -86,6 +87,9 @@ MUST_COVER: tuple[str, ...] = (
     "deed: retry refused",
     "deed: give up",
     "deed: conclude",
+    "upload in parts",
+    "upload goes on where it was cut",
+    "a folder arrives",
     "wish to stop",
     "illegal event",
     "a call after the end",
@@ -199,25 +203,27 @@ def _end(world: World, people: People) -> None:
             if recover(folder).memory.outstanding:
                 people.look_after(folder, retry=True, patience=7_200.0)
     for folder in list(sessions_in(DIRECTORY)):
-        if _is_taken(recover(folder).memory, world.disk.taken):
+        if _is_taken(folder, recover(folder).memory, world.disk.taken):
             world.counts["deed: give up what the power took"] += 1
             people.give_up(folder)
             people.look_after(folder)
-        elif recover(folder).memory.state is State.DONE and any((folder / "snapshots").glob("*")):
-            # Whoever died between the last word and its sync left them; the next opening takes them away.
+        elif leftovers(folder, recover(folder).memory):
+            # Whoever died between the last word and its sync left them.
             world.counts["deed: tidy up after a death"] += 1
-            people.look_after(folder)
+            people.tidy(folder)
     world.network.settle()
 
 
-def _is_taken(memory: Memory, taken: set[str]) -> bool:
+def _is_taken(folder: Path, memory: Memory, taken: set[Path]) -> bool:
     """Whether all that is refused are copies that a power cut took before anybody had synced them.
 
     The lines that name them survived by luck. What nobody has can only be given up.
     """
     keys = {refused.key for refused in memory.refused}
     files = [action for action in memory.outstanding if action.key in keys]
-    return bool(files) and all(isinstance(a, SendCheckpoint) and a.snapshot in taken for a in files)
+    return bool(files) and all(
+        isinstance(a, SendCheckpoint) and folder / SNAPSHOTS / a.snapshot in taken for a in files
+    )
 
 
 # -- many of them ----------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +22,19 @@ from hubstate.errors import HubstateError, IllegalEvent, StorageError
 from hubstate.events import (
     ExportStart,
     FitEpochEnd,
+    ModelSave,
     PredictStart,
+    Saved,
+    TrainEnd,
     TrainStart,
     ValStart,
     exact,
 )
 from hubstate.hubs.base import Hub
 from hubstate.index import sessions_in
-from hubstate.journal import Step, read, recover
+from hubstate.journal import Entry, Step, read, recover
 from hubstate.limits import Limits
+from hubstate.opening import SNAPSHOTS, needed_snapshots
 from hubstate.proof.disk import Killed
 from hubstate.proof.network import ADDRESS
 from hubstate.proof.witness import Broken
@@ -39,10 +44,11 @@ from hubstate.server.answers import Caller, Problem
 from hubstate.server.keys import DEFAULT_OWNER
 from hubstate.session import Session, begin
 from hubstate.settings import Settings
+from hubstate.snapshots import look
 from hubstate.states import Outcome, State
 from hubstate.wish import Wish
 
-__all__ = ["DIRECTORY", "Ledger", "People", "Row"]
+__all__ = ["DIRECTORY", "Ledger", "People", "Row", "fingerprint"]
 
 DIRECTORY = ROOT / "sessions"
 
@@ -59,6 +65,8 @@ _FATES = {
 }
 #: Kinds of epochs: the shortest and the longest (seconds), and how likely each is.
 _PACES = ((0.01, 1.0, 42), (5.0, 120.0, 40), (60.0, 600.0, 15), (3600.0, 7200.0, 3))
+#: How large a saved file is (bytes).
+_SIZES = (100, 3_000, 60_000)
 #: A power cut may take what was recorded so shortly before it, and nothing older (seconds): the sender's longest
 #: sleep, and a request that takes as long as one may.
 _UNSYNCED = 150.0
@@ -81,7 +89,7 @@ class Ledger:
     """What was recorded in one session, told by the trainer alone.
 
     `lost`: rows that died with a process that could not write them; `given_up`: rows that somebody gave up. `files`:
-    the SHA-256 (hex) of each file that was saved, by its time of change (ns).
+    the fingerprint of each checkpoint that was saved whole, by its time of change (ns).
     """
 
     rows: dict[int, Row] = field(default_factory=dict)
@@ -262,25 +270,26 @@ class People:
             session.log(told, epoch=epoch, step=step)
 
     def _save(self, session: Session, epoch: int, *, kind: str = "last") -> None:
-        """Writes a checkpoint and says so; afterwards it may be stripped, as trainers do."""
+        """Writes a checkpoint, a file or a folder, and says so; afterwards it may be stripped, as trainers do."""
         chance, world = self._chance, self.world
         self._saves += 1
-        path = ROOT / f"{session._door.memory.name or 'unnamed'}-{kind}.bin"  # noqa: SLF001
-        content = chance.randbytes(chance.choice((100, 3_000, 60_000)))
+        path = ROOT / f"{session._door.memory.name or 'unnamed'}-{kind}"  # noqa: SLF001
         whole = chance.random() > 0.03
+        names = [""] if chance.random() < 0.85 else ["config.json", "model/a.bin", "model/b.bin"]
+        contents = {name: chance.randbytes(chance.choice(_SIZES)) for name in names}
         if not whole:
-            content = b"PK\x03\x04" + content  # the beginning of a zip archive that was never finished
-        path.write_bytes(content)
+            # The beginning of a zip archive that was never finished.
+            contents[names[-1]] = b"PK\x03\x04" + contents[names[-1]]
         stamp = int((world.clock.monotonic() + 1_000_000) * 1e9) + self._saves
-        os.utime(path, ns=(stamp, stamp))
+        _written(path, contents, stamp)
         if session.id and whole:
             files = self.ledgers.setdefault(session.id, Ledger()).files
-            files[stamp] = hashlib.sha256(content).hexdigest()
+            files[stamp] = fingerprint(contents)
         fitness = chance.choice((None, chance.random()))
         session.save(path, epoch=None if kind == "last" else epoch, fitness=fitness, kind=kind)
         if chance.random() < 0.4:
-            path.write_bytes(content[: len(content) // 2])
-            os.utime(path, ns=(stamp + 1, stamp + 1))
+            stripped = {name: content[: len(content) // 2] for name, content in contents.items()}
+            _written(path, stripped, stamp + 1)
 
     def _aside(self, session: Session) -> None:
         """What happens beside a training, now and then."""
@@ -327,9 +336,11 @@ class People:
             if self._known.get(folder.name) == known and not power:
                 continue  # nobody wrote in it
             self._known[folder.name] = known
-            steps = [entry.line for entry in read(folder) if isinstance(entry.line, Step)]
+            entries = list(read(folder))
+            steps = [entry.line for entry in entries if isinstance(entry.line, Step)]
             world.witness.ended(folder, steps, judge=not power)
             self._take_stock(folder, steps, unwritten.get(folder.name, 0), power=power)
+            self._look_at_copies(folder, entries)
 
     def _take_stock(self, folder: Path, steps: list[Step], unwritten: int, *, power: bool) -> None:
         """What the trainer recorded is in the journal, but for what died with the process.
@@ -357,6 +368,32 @@ class People:
         self.world.counts["rows lost with a process"] += len(missing)
         self.world.tell(f"{len(missing)} rows of {folder.name} died with the process, unwritten")
         ledger.lost |= set(missing)
+
+    def _look_at_copies(self, folder: Path, entries: list[Entry]) -> None:
+        """Every copy that a delivery or the next attempt needs lies there whole.
+
+        But for those that went with the power, before anybody had asked the disk to keep them: then no line that names
+        them was asked for either, and is there by luck. Raises `Broken`.
+        """
+        disk = self.world.disk
+        needed = needed_snapshots(recover(folder).memory)
+        for entry in entries:
+            line = entry.line
+            event = line.event if isinstance(line, Step) else None
+            kept = event.final if isinstance(event, TrainEnd) else event
+            if not isinstance(kept, ModelSave | Saved) or kept.snapshot not in needed:
+                continue
+            copy = folder / SNAPSHOTS / kept.snapshot
+            if copy.exists() and copy not in disk.taken and look(copy).size == kept.size:
+                continue
+            if copy not in disk.taken:
+                raise Broken(f"S1: the copy {copy.name} of {folder.name} is gone, and the journal needs it")
+            segment = folder / f"journal-{entry.position.segment:06d}.jsonl"
+            if not segment.exists() or disk.asked_to_keep(segment) >= entry.position.offset:
+                raise Broken(
+                    f"S1: the disk was asked to keep the line of {folder.name} that names {copy.name}, "
+                    "and not the copy"
+                )
 
     # -- who looks after what is left --------------------------------------------------------------------
 
@@ -397,12 +434,40 @@ class People:
         self.world.tell(f"{folder.name} is given up: {len(waiting)} rows wait")
         self._alone(lambda: sync.give_up(folder, "not worth it", self.world.clock))
 
+    def tidy(self, folder: Path) -> None:
+        """What `hubstate sync` does for a session of which nothing waits: it removes what a death left there."""
+        self.world.tell(f"{folder.name} is tidied up")
+        self._alone(lambda: sync.tidy(folder, self.world.clock))
+
     def _alone(self, deed: Callable[[], object]) -> None:
         try:
             deed()
         except StorageError as failure:
             self.world.tell(f"it cannot be: {failure}")
         self._end_of_process()
+
+
+def _written(path: Path, contents: dict[str, bytes], stamp: int) -> None:
+    """Writes a file (its name is empty) or a folder of files, in place of what was there. `stamp`: its time in ns."""
+    if path.is_dir() and "" not in contents:
+        pass  # in place, as trainers do
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    for name, content in contents.items():
+        file = path / name if name else path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        os.utime(file, ns=(stamp, stamp))
+
+
+def fingerprint(contents: Mapping[str, bytes]) -> str:
+    """What tells one checkpoint from another, whatever form it travels in: a digest (hex) over names and contents."""
+    sha256 = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        sha256.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return sha256.hexdigest()
 
 
 def row_uid(step: Step) -> int:

@@ -99,6 +99,7 @@ class Witness:
             raise Broken(f"S5: a heartbeat arrives while the session is {arrival.action.state.value}")
         kind = kind_of(arrival.action)
         self.counts[f"arrival: {kind}{'' if arrival.stored else ', again'}"] += 1
+        self.counts["a folder arrives"] += arrival.folder
         seen = self._seen.get(arrival.session)
         if seen is not None and (
             arrival.stored or any(o.key == arrival.action.key for o in seen.monitor.out)
@@ -156,6 +157,8 @@ class Witness:
         seen = self._seen.setdefault(session, _Seen())
         if self._doors.get(session) is not door:
             self._doors[session] = door
+            # What the last door of this process could not write is forgotten, though nobody died.
+            seen.back_to(door._n - decision.journalled)  # noqa: SLF001 - before this step
             trains = self.trained is None or self.trained == session
             seen.observe(Began(before, trains))
         seen.n += decision.journalled

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubstate import backlog, opening, ownership
+from hubstate import opening, ownership
 from hubstate.clock import Clock, VirtualClock
 from hubstate.errors import StorageError
+from hubstate.hubs import tus
 from hubstate.outbox import FILES, WORDS, Outbox
 from hubstate.proof.disk import Disk, Killed, mounted
 from hubstate.proof.network import WEATHERS, House, Network, SimulatedHub
@@ -29,12 +30,10 @@ __all__ = ["ROOT", "START", "Turns", "World"]
 ROOT = Path("/proc/self/cwd")
 #: When every world begins (seconds since 1970).
 START = 1_800_000_000.0
+#: What is larger is uploaded so that it can be cut (bytes); in life it takes more.
+LARGE = 20_000
 #: So many turns in one moment are no work any more.
 LIVELOCK = 1_000
-#: How often a training looks for what older sessions hold (seconds). Rarer than in life: a look reads whole journals,
-#: and half of a simulation would be spent on looks that find nothing.
-LOOK_AGAIN = 600.0
-
 _MOODS = ("full", "short", "failing", "forgetful")
 
 
@@ -77,7 +76,10 @@ class Turns(SenderThreads):
                 self._sync_now()
             rest = self._built().step(lane)
             self._failures.pop(lane, None)
-        except (OSError, sqlite3.OperationalError) as error:  # what a machine does; anything else is a mistake
+        except (
+            OSError,
+            sqlite3.OperationalError,
+        ) as error:  # what a machine does; anything else is a mistake
             self._failures[lane] = f"{type(error).__name__}: {error}"
             rest = AFTER_FAILURE
         self.due[lane] = self._clock.monotonic() + rest
@@ -108,7 +110,7 @@ class World:
         self.senders: list[Turns] = []
         self._outboxes: list[tuple[Path, Outbox]] = []
         self.disk = Disk(self.fork(), self.clock.monotonic, self._struck)
-        self.house = House(ROOT / "hub", lambda: START + self.clock.monotonic())
+        self.house = House(ROOT / "hub", lambda: START + self.clock.monotonic(), self.counts)
         self.network = Network(
             self.house,
             self.clock,
@@ -140,15 +142,15 @@ class World:
                 super().__init__(path, journal)
                 world._outboxes.append((path, self))
 
-        often = backlog.LOOK_AGAIN
         opening.__dict__["Outbox"] = Known
-        backlog.__dict__["LOOK_AGAIN"] = LOOK_AGAIN
+        large = tus.LEAST
+        tus.__dict__["LEAST"] = LARGE
         try:
             with mounted(self.disk), self.witness.watching():
                 yield
         finally:
             opening.__dict__["Outbox"] = Outbox
-            backlog.__dict__["LOOK_AGAIN"] = often
+            tus.__dict__["LEAST"] = large
 
     def process_ends(self) -> None:
         """The process is gone, and what it held with it. Its files are as it left them."""

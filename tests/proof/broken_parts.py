@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from hubstate import outbox, sync
+from hubstate.checkpoints import Checkpoints
 from hubstate.door import Door
 from hubstate.errors import JournalFailing
 from hubstate.hubs import hub_v1
@@ -20,7 +21,6 @@ from hubstate.hubs.base import Accepted, Delayed, Parcel
 from hubstate.journal import Journal
 from hubstate.outbox import FILES, WORDS, Outbox
 from hubstate.sender import Sender
-from hubstate.session import Session
 from hubstate.snapshots import Snapshots, look
 
 __all__ = ["BROKEN", "RARE", "planted"]
@@ -171,7 +171,7 @@ def outbox_ahead_of_its_journal() -> tuple[Any, str, Any]:
 
 def lines_before_copies() -> tuple[Any, str, Any]:
     """The disk is asked to keep the lines, and never the copies that they name."""
-    return Session, "_sync_copies", lambda _self: None
+    return Checkpoints, "sync", lambda _self: None
 
 
 #: Those that a few worlds show, and those that many are needed for: a fault has to come at the right moment.
