@@ -73,6 +73,7 @@ class Losing(HubV1):
         path.write_bytes(path.read_bytes()[: SIZE // 2])
 
 
+@pytest.mark.promise("D10", "D11", "P7")
 def test_every_try_sends_the_bytes_that_were_saved(hub: RunningHub) -> None:
     """D10, D11, P7: whatever the trainer does to its file between and during tries, the hub holds what was saved."""
     saved = weights(1)
@@ -98,6 +99,7 @@ def highest_mark() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
+@pytest.mark.promise("D22")
 @pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
 def test_an_upload_is_never_in_memory(hub: RunningHub, is_folder: bool) -> None:
     """D22: a checkpoint of 200 MB is saved, digested, sent and stored with less than 64 MiB beyond the idle level."""
@@ -118,6 +120,7 @@ def test_an_upload_is_never_in_memory(hub: RunningHub, is_folder: bool) -> None:
     assert highest_mark() - before < 64 * 1024
 
 
+@pytest.mark.promise("P12")
 def test_each_checkpoint_tells_what_it_is(hub: RunningHub) -> None:
     """P12: kind, epoch, attempt and digest come with each file, and the last and the best are both kept."""
     session = hubstate.start("digits", hub=hub.url, limits=Limits(checkpoint=0))
@@ -134,6 +137,7 @@ def test_each_checkpoint_tells_what_it_is(hub: RunningHub) -> None:
     session.close()
 
 
+@pytest.mark.promise("P8")
 def test_a_kept_file_that_shrank_holds_nobody_up(hub: RunningHub) -> None:
     """P8: a kept file that somebody cut is never shown, and nobody waits for it: it is refused with the reason."""
     session = hubstate.start("digits", hub=hub.url, mode="offline")
@@ -149,6 +153,7 @@ def test_a_kept_file_that_shrank_holds_nobody_up(hub: RunningHub) -> None:
     assert digests(hub, again) == {}
 
 
+@pytest.mark.promise("C9")
 def test_the_first_checkpoint_leaves_after_one_interval(hub: RunningHub) -> None:
     """C9: without a fitness, and however long the training, the hub has a checkpoint after 900 s."""
     clock = VirtualClock()

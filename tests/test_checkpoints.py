@@ -128,6 +128,7 @@ def test_a_kept_copy_serves_where_the_trainers_file_does_not(how: str) -> None:
     session.close()
 
 
+@pytest.mark.promise("C8")
 def test_a_copy_that_is_not_whole_does_not_serve() -> None:
     """A copy that lost bytes is passed over; where none is whole there is no checkpoint."""
     session = hubstate.start("digits", limits=Limits(checkpoint=0))
@@ -162,6 +163,7 @@ def test_the_final_checkpoint_is_the_best() -> None:
     assert final_of(session) == (CheckpointKind.FINAL, 0, "best")
 
 
+@pytest.mark.promise("C4")
 def test_without_a_best_the_newest_saved_file_is_final() -> None:
     """Without a fitness the newest whole file is final, though its copy was not due when it was saved."""
     with hubstate.start("digits") as session:

@@ -120,6 +120,7 @@ def test_what_a_hub_cannot_hold_is_told(monkeypatch):
     assert about(found(OFFLINE), "the hub") == []
 
 
+@pytest.mark.promise("P15")
 def test_no_hub_is_in_the_way():
     """Without a hub nothing is sent: that is said, and how to name one."""
     findings = found(hub=None)
@@ -129,6 +130,7 @@ def test_no_hub_is_in_the_way():
     assert about(findings, "connection") == []
 
 
+@pytest.mark.promise("P15")
 @pytest.mark.parametrize(("mode", "words"), [("offline", "kept here"), ("off", "nothing is recorded")])
 def test_a_mode_that_keeps_things_here_is_in_the_way(mode, words):
     """A mode that sends nothing is trouble to whoever wonders why nothing arrives."""
@@ -143,6 +145,7 @@ def test_a_process_that_is_not_the_first_opens_no_session(monkeypatch):
     assert about(found(), "rank")[0][0] is Level.TROUBLE
 
 
+@pytest.mark.promise("P15")
 def test_a_hub_that_is_away_and_one_that_refuses_are_two_things():
     """Only a refused key is told as one: a command ends by another code then."""
     away = found(OFFLINE)

@@ -76,6 +76,7 @@ def left(directory: str = ".hubstate") -> list[str]:
     return sorted(path.name for path in Path(directory).glob("*")) if Path(directory).is_dir() else []
 
 
+@pytest.mark.promise("P13", "C8")
 def test_it_goes_on_after_the_checkpoint_that_the_hub_holds(hub: RunningHub) -> None:
     """The next attempt begins after the newest checkpoint's epoch, with its very bytes, and ends like any other."""
     session_id = interrupted(hub, 0.5, 0.6, 0.4)
@@ -368,6 +369,7 @@ def test_a_download_that_does_not_move_is_given_up(hub: RunningHub, tmp_path: Pa
     source.close()
 
 
+@pytest.mark.promise("C8")
 def test_bytes_that_are_not_those_that_were_told_are_refused(hub: RunningHub, tmp_path: Path) -> None:
     """A file that was spoilt at the hub is fetched once more, and then refused by its digest."""
     session_id = stored(hub, b"weights")

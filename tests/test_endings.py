@@ -60,6 +60,7 @@ with hubstate.start("digits", epochs=2) as session:
 """
 
 
+@pytest.mark.promise("D12", "D28", "P10")
 @pytest.mark.parametrize(
     ("last", "code", "end"),
     [
@@ -88,6 +89,7 @@ def test_an_end_is_told_as_it_was(last, code, end):
     assert look(only_session()).owner is None
 
 
+@pytest.mark.promise("D12")
 def test_ctrl_c_reaches_the_users_own_code():
     """Ctrl-C is a KeyboardInterrupt in the loop, where the user's own `except` and `finally` see it first (D12)."""
     path = script(
@@ -214,6 +216,7 @@ def test_ctrl_c_while_threads_are_waited_for_lets_go_all_the_same(monkeypatch):
     assert session._outgoing._threads.stop(HANGS)
 
 
+@pytest.mark.promise("D12")
 def test_the_users_signal_handlers_are_untouched():
     """Before, during and after a session every signal has the handler that it had (D12)."""
     path = script(
@@ -277,6 +280,7 @@ def test_an_interpreter_that_ends_without_a_word_does_not_hang(monkeypatch):
     assert "no_contact" in conditions()
 
 
+@pytest.mark.promise("C11")
 def test_what_a_silent_process_recorded_is_delivered_later(hub, monkeypatch):
     """What was logged before an end without a word arrives with a later `hubstate sync`, every row of it (C11)."""
     monkeypatch.setenv("HUBSTATE_LIMIT_METRICS", "0")
@@ -289,6 +293,7 @@ def test_what_a_silent_process_recorded_is_delivered_later(hub, monkeypatch):
     assert contact.reason.startswith("no contact since ")
 
 
+@pytest.mark.promise("D7", "P5")
 def test_finish_keeps_no_process_alive_beyond_its_time(monkeypatch):
     """With a hub that never answers, `finish` comes back and the process ends; what waits is kept."""
     path = script(
@@ -310,6 +315,7 @@ def none_is_left() -> None:
             assert not thread.is_alive()
 
 
+@pytest.mark.promise("D2")
 def test_no_thread_is_left_when_a_session_was_let_go_of():
     """A process that lives on after `finish` has no thread of ours any more (D2)."""
     session = begin(Wish("digits"), on(), open_hub=lambda _address, _key: FakeHub())
@@ -348,6 +354,7 @@ with hubstate.start("digits", epochs=2) as session:
 """
 
 
+@pytest.mark.promise("D19")
 def test_sessions_after_each_other_in_one_kernel():
     """Each run of a cell is a session of its own, with its own end, whatever ended the one before (D19)."""
     kernel = Kernel()
@@ -393,6 +400,7 @@ def test_to_go_on_with_a_session_that_is_open_here_says_what_to_do(capfd):
 # -- threads and children --------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D13")
 def test_a_session_of_a_thread_ends_as_its_thread_does():
     """A training in a thread that breaks ends its session, while the process goes on (D13)."""
     path = script(
@@ -534,6 +542,7 @@ def on() -> settings.Settings:
     return found
 
 
+@pytest.mark.promise("D2", "D19")
 @pytest.mark.parametrize("end", ["finished", "aborted"])
 @pytest.mark.parametrize("interval", [5.0, 300.0])
 def test_no_sign_of_life_leaves_after_the_end(tmp_path, end, interval):
@@ -555,6 +564,7 @@ def test_no_sign_of_life_leaves_after_the_end(tmp_path, end, interval):
     assert beats() == so_far
 
 
+@pytest.mark.promise("D2")
 def test_an_aborted_session_beats_no_more_while_its_rest_waits(tmp_path):
     """Aborted is over, though its last rows are still on their way: not one sign of life leaves beside them (D2)."""
     rig = Rig(tmp_path)
@@ -575,6 +585,7 @@ def over(rig: Rig, seconds: float) -> None:
         rig.clock.advance(max(0.01, min(rig.sender.step(WORDS), 1.0, until - rig.clock.monotonic())))
 
 
+@pytest.mark.promise("D19")
 def test_a_crash_in_a_kernel_stops_the_signs_of_life():
     """A training that raised in a kernel which lives on is not shown as alive (D19)."""
     clock = VirtualClock()

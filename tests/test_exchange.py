@@ -242,6 +242,7 @@ def archived(folder: Path, **options: Any) -> zipfile.ZipFile:
     return zipfile.ZipFile(out)
 
 
+@pytest.mark.promise("C14")
 def test_an_archive_is_whole_and_proves_itself():
     """Rows, journal and kept files are in it as they are here, and SHA256SUMS names the digest of each."""
     session = eventful(mode="offline")

@@ -70,6 +70,7 @@ while True:
 """
 
 
+@pytest.mark.promise("D23")
 @pytest.mark.parametrize("after", [1, 137, 1000])
 @INVENTED
 def test_what_was_acknowledged_survives_kill_9(tmp_path, after):

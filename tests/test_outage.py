@@ -92,6 +92,7 @@ def assert_all_arrived(url: str, session: str) -> None:
     assert (told["state"], told["outcome"]) == ("done", "finished")
 
 
+@pytest.mark.promise("D1", "D4")
 @pytest.mark.parametrize("ill", [refusing, silent])
 def test_training_goes_on_and_all_arrives_later(ill: Any, tmp_path: Path) -> None:
     """At most one send of each kind is out while training, the session stays finalizing, and a sync completes it."""
@@ -125,6 +126,7 @@ def test_the_trouble_is_told() -> None:
     assert "refused" in str(receipt)
 
 
+@pytest.mark.promise("D7")
 def test_nobody_who_trains_waits_for_a_connection(tmp_path: Path) -> None:
     """The hub's client is made and used on the sender's threads alone, never on the caller's."""
     seen: set[str] = set()
@@ -146,6 +148,7 @@ def test_nobody_who_trains_waits_for_a_connection(tmp_path: Path) -> None:
     assert seen <= {"hubstate-words", "hubstate-files"}
 
 
+@pytest.mark.promise("D23")
 @pytest.mark.parametrize("when", ["at every epoch", "after the end", "both"])
 def test_the_outbox_may_be_deleted_at_any_moment(when: str, tmp_path: Path) -> None:
     """Deleting `outbox.sqlite` while training or afterwards loses nothing and doubles nothing."""
@@ -169,6 +172,7 @@ def test_the_outbox_may_be_deleted_at_any_moment(when: str, tmp_path: Path) -> N
         assert_all_arrived(well.url, session.id)
 
 
+@pytest.mark.promise("P1")
 def test_a_hub_that_comes_back_while_training_gets_everything(tmp_path: Path) -> None:
     """The live session delivers by itself once its hub answers; nobody needs to sync."""
     port = refused_port()

@@ -35,6 +35,7 @@ def rows_and_files(rig: Rig) -> None:
 # -- order -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D9", "P4")
 def test_words_leave_one_after_the_other(rig):
     """The opening, the rows in their order and the closing: each waits for the one before it."""
     rows_and_files(rig)
@@ -71,6 +72,7 @@ def test_a_file_waits_for_the_opening_alone_and_the_last_one_for_all_words(rig):
     assert rig.claim(FILES) == "checkpoint"
 
 
+@pytest.mark.promise("P4")
 def test_the_end_of_an_aborted_session_leaves_after_all_that_waits(rig):
     """An abort is reported behind the rows and the checkpoint before it, and past what is refused."""
     rows_and_files(rig)

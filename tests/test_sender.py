@@ -112,6 +112,7 @@ def test_a_step_says_when_it_wants_to_be_called_again(opened):
     assert opened.sender.step(FILES) == IDLE
 
 
+@pytest.mark.promise("D3", "C9")
 def test_rows_that_time_makes_due_leave_without_a_further_epoch(opened):
     """The last rows before a long epoch are not kept back until it is over."""
     opened.rows(2)
@@ -197,6 +198,7 @@ def test_the_back_off_is_full_jitter(opened, tries, seed):
     assert 0.0 <= expected <= 60.0
 
 
+@pytest.mark.promise("D30")
 @pytest.mark.damages_journals(reason="it sets the clock back that no clock of a process goes back on")
 def test_retry_after_is_obeyed_for_its_kind_and_capped(opened):
     """A hub that names a time is not asked before it, other kinds go on, and no hub can name more than an hour."""
@@ -262,6 +264,7 @@ def test_a_trouble_that_comes_back_is_told_again(opened):
     assert len(told(opened, ev.HeldUp)) == 2
 
 
+@pytest.mark.promise("P3")
 def test_a_rejected_key_pauses_and_drops_nothing(opened):
     """401 is shown as a condition with its reason; with a good key all of it arrives."""
     opened.hub.always = Delayed("credentials_rejected", "401: unknown key", 401)

@@ -42,6 +42,7 @@ def beats(rig: Rig, seconds: float, every: float = 1.0) -> int:
 # -- signs of life ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("P11")
 def test_a_heartbeat_leaves_once_an_interval_while_somebody_trains(opened):
     """In the live states one per interval, however often the sender is stepped; after the end none at all."""
     assert beats(opened, 1500.0) == 5
@@ -55,6 +56,7 @@ def test_a_heartbeat_leaves_once_an_interval_while_somebody_trains(opened):
     assert beats(opened, 900.0, 10.0) == 0
 
 
+@pytest.mark.promise("D2")
 def test_no_heartbeat_after_an_abort(opened):
     """A session that failed is not alive, while what was recorded still leaves."""
     opened.door.tell(ev.Abort, outcome=Outcome.FAILED, reason="out of memory")
@@ -144,6 +146,7 @@ def test_a_session_belongs_to_nobody_who_holds_nothing_of_it(rig, kind):
     assert rig.door.memory.hub is None
 
 
+@pytest.mark.promise("P17")
 @pytest.mark.parametrize("news_in", [Accepted, Declined, Delayed])
 def test_a_wish_to_stop_is_heard_in_any_answer(opened, news_in):
     """Whatever the answer to whatever request, a wish to stop reaches the session, once."""

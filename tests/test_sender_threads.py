@@ -48,6 +48,7 @@ def threads(stepper):
     assert made.stop(60.0)
 
 
+@pytest.mark.promise("D8")
 def test_two_threads_at_most(threads, stepper):
     """However often it is poked, one thread steps words and one files, and neither keeps the process alive."""
     before = threading.active_count()

@@ -128,6 +128,7 @@ def test_epochs_from_a_start_of_ones_own() -> None:
     assert [next(endless) for _ in range(4)] == [0, 1, 2, 3]
 
 
+@pytest.mark.promise("D26")
 def test_nothing_is_done_where_nothing_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """In mode off, and in a process that is not the main one, the loop runs and nothing is written."""
     for mode, rank in (("off", "0"), ("on", "1")):
@@ -194,6 +195,7 @@ def test_a_closed_session_says_how_to_go_on() -> None:
         session.log({"a": 2})
 
 
+@pytest.mark.promise("D29")
 def test_an_illegal_event_of_a_trainer_module_is_a_value() -> None:
     """`tell` answers an illegal event with a refusal that names what is legal, and journals it."""
     from hubstate.events import TrainEnd
@@ -260,6 +262,7 @@ def test_what_a_session_tells_of_itself() -> None:
     session.close()
 
 
+@pytest.mark.promise("P15")
 def test_one_line_says_that_no_hub_is_set(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever sets no hub is told once, on stderr, where the session is kept and how to deliver it."""
     hubstate.start("digits").close()
@@ -376,6 +379,7 @@ def test_resume_by_id_finds_a_session_from_anywhere(tmp_path: Path, monkeypatch:
     second.close()
 
 
+@pytest.mark.promise("D24")
 def test_a_session_of_a_living_process_is_refused_by_id() -> None:
     """Two processes never write one session: the one that owns it is named."""
     first = hubstate.start("digits")
@@ -695,6 +699,7 @@ def test_threads_may_log_and_save() -> None:
     assert peek(Path(".hubstate") / session.id).memory.saves == 200
 
 
+@pytest.mark.promise("D13")
 def test_a_session_may_start_outside_the_main_thread() -> None:
     """No signal handler is needed, so any thread may start a session."""
     made: list[hubstate.Session] = []

@@ -196,6 +196,7 @@ def test_a_key_in_a_projects_file_is_refused_by_name_and_not_shown(here, name, f
     assert KEY not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.promise("D25")
 def test_a_key_is_in_no_repr(here):
     """Settings may be printed and logged."""
     found = find(here, hub=HUB, api_key=KEY)

@@ -60,6 +60,7 @@ def way(request, monkeypatch):
 # -- what may happen to the original ---------------------------------------------------------------------
 
 
+@pytest.mark.promise("D11")
 def test_rewriting_in_place_changes_no_snapshot(source, snapshots, way):
     """Trainers overwrite and strip their files: the copy is taken inside the callback and shares nothing with them."""
     before = source.read_bytes()
@@ -89,6 +90,7 @@ def test_any_size_is_copied_whole(tmp_path, snapshots, way, size):
     assert digest(snapshots.take(source, "a")) == hashlib.sha256(source.read_bytes()).hexdigest()
 
 
+@pytest.mark.promise("D11")
 @pytest.mark.parametrize("how", ["shrinks", "grows", "is touched", "is renamed over", "ends early"])
 def test_a_file_that_changes_under_the_copy_is_not_kept(tmp_path, source, snapshots, monkeypatch, how):
     """What was copied while it changed may be half old and half new: it is no checkpoint, and nothing of it stays."""

@@ -68,6 +68,7 @@ def runs_folder() -> Path:
 # -- the end of the command is the end of its session ----------------------------------------------------
 
 
+@pytest.mark.promise("D28")
 @pytest.mark.parametrize(
     ("how", "code", "outcome", "reason"),
     [
@@ -291,6 +292,7 @@ def test_a_terminal_that_hangs_up_ends_no_truth():
 # -- what is left is delivered ---------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D23")
 def test_what_a_killed_command_held_is_delivered(hub, monkeypatch):
     """After `kill -9` the rows and the end arrive at the hub, and nothing waits any more."""
     monkeypatch.setenv("HUBSTATE_HUB", hub.url)

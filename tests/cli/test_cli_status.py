@@ -219,6 +219,7 @@ def test_the_trace_for_programs_is_the_journal():
         assert {**step, "p": written["p"], "h": written["h"]} == written
 
 
+@pytest.mark.promise("C11")
 def test_what_was_held_back_and_why_is_in_the_trace(tmp_path):
     """A refusal is told with its reason, an illegal event as such."""
     weights = tmp_path / "last.pt"

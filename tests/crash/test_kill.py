@@ -133,6 +133,7 @@ def killed_again_and_again(tmp_path: Path, chance: random.Random, hub: str, line
             return
 
 
+@pytest.mark.promise("D23")
 def test_a_killed_demo_ends_as_if_nothing_had_been(tmp_path, undisturbed):
     """Killed together with its hub and gone on with, a demo ends with the same weights, each row once, one final file."""
     for data_dir in killed_again_and_again(tmp_path, random.Random(2), "", undisturbed.lines):
@@ -140,6 +141,7 @@ def test_a_killed_demo_ends_as_if_nothing_had_been(tmp_path, undisturbed):
             judge(told_by(hub.url, data_dir), data_dir, undisturbed)
 
 
+@pytest.mark.promise("D23")
 def test_a_killed_demo_with_a_hub_that_lives_on(tmp_path, undisturbed):
     """Killed beside a hub that lives on, which may hold what was never acknowledged, a demo ends the same."""
     with running(tmp_path / "hub") as hub:
@@ -147,6 +149,7 @@ def test_a_killed_demo_with_a_hub_that_lives_on(tmp_path, undisturbed):
             judge(told_by(hub.url, data_dir), data_dir, undisturbed)
 
 
+@pytest.mark.promise("D23")
 @pytest.mark.parametrize(("threads", "acknowledged"), [(1, 1), (1, 400), (4, 3), (4, 1000)])
 def test_what_log_acknowledged_is_in_the_journal(tmp_path, threads, acknowledged):
     """Killed after any call of `log` that returned, the journal holds that row, and every one before it, exactly."""

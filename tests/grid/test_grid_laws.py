@@ -159,6 +159,7 @@ def test_terminal_states_absorb(saying: list[Said], state: State, case: str) -> 
         assert not any(isinstance(action, Heartbeat) for action in decision.actions)
 
 
+@pytest.mark.promise("D29")
 @GRID
 @given(saying=RUN)
 def test_what_is_illegal_changes_nothing(saying: list[Said]) -> None:
@@ -244,6 +245,7 @@ def test_what_is_refused_is_still_out(saying: list[Said]) -> None:
         assert len(set(refused)) == len(refused)
 
 
+@pytest.mark.promise("P4")
 @GRID
 @given(saying=RUN)
 def test_a_session_is_done_only_when_all_is_acknowledged(saying: list[Said]) -> None:
@@ -259,6 +261,7 @@ def test_a_session_is_done_only_when_all_is_acknowledged(saying: list[Said]) -> 
             return
 
 
+@pytest.mark.promise("D2")
 @GRID
 @given(saying=RUN)
 def test_heartbeats_live_in_live_states(saying: list[Said]) -> None:
@@ -269,6 +272,7 @@ def test_heartbeats_live_in_live_states(saying: list[Said]) -> None:
             assert not decision.journalled
 
 
+@pytest.mark.promise("D27")
 @GRID
 @given(saying=RUN)
 def test_the_best_is_better_than_all_before(saying: list[Said]) -> None:

@@ -95,6 +95,7 @@ def hub(request: pytest.FixtureRequest) -> Iterator[ScriptedHub]:
         yield hub
 
 
+@pytest.mark.promise("P6")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=ANSWERS, place=st.integers(0, 6), at_auth=st.booleans())
 @example(answer=Says(200, b'{"a": 1}', (("Set-Cookie", "a=b; Max-Age=x; Expires=0"),)), place=0, at_auth=True)

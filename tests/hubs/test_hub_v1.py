@@ -61,6 +61,7 @@ def test_auth_is_asked_once_before_anything_else(serve: Serve, connect: Connect,
     assert len(hub.of("/v1/auth")) == 1
 
 
+@pytest.mark.promise("D15")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -80,6 +81,7 @@ def test_a_rejected_key_is_said_to_be_so(serve: Serve, connect: Connect, answer:
     assert hub.paths() == ["/v1/auth"]
 
 
+@pytest.mark.promise("D15")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -108,6 +110,7 @@ def test_trouble_at_auth_rejects_no_key_and_lets_nothing_leave(
     assert isinstance(client.deliver(opening()), Accepted)
 
 
+@pytest.mark.promise("D15")
 def test_once_a_key_is_set_no_request_leaves_without_it(serve: Serve, connect: Connect, file: Path) -> None:
     """Every request carries the key, after failures of any kind as well."""
     hub = serve()
@@ -191,6 +194,7 @@ def test_only_the_number_1_names_ones_own_hub(serve: Serve, connect: Connect, to
 # -- every write -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D24")
 @pytest.mark.parametrize("script", [own_hub, foreign_hub])
 def test_every_write_carries_its_idempotency_key_and_who_sends(
     serve: Serve, connect: Connect, file: Path, script: Any
@@ -299,6 +303,7 @@ def test_a_session_whose_id_is_no_ulid_opens_too(serve: Serve, connect: Connect)
     assert hub.of("/v1/models")[0].json["hubstate"]["started_at"] is None
 
 
+@pytest.mark.promise("D25")
 def test_opening_at_another_hub_tells_only_what_it_needs(serve: Serve, connect: Connect) -> None:
     """Another hub gets the old body, without the user's configuration or anything of this machine."""
     hub = serve(foreign_hub)
@@ -325,6 +330,7 @@ def test_a_further_attempt_makes_no_second_model_elsewhere(serve: Serve, connect
     assert hub.paths() == ["/v1/auth"]
 
 
+@pytest.mark.promise("D17")
 @pytest.mark.parametrize(
     "data",
     [
@@ -374,6 +380,7 @@ def test_nothing_leaves_for_a_session_that_has_no_name_there(serve: Serve, conne
 # -- rows --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D21")
 def test_rows_go_to_ones_own_hub_as_they_are(serve: Serve, connect: Connect) -> None:
     """Steps, final rows, attempts and what was not finite arrive, in strict JSON."""
     hub = serve()
@@ -534,6 +541,7 @@ def test_an_upload_to_another_hub(
     assert form == fields | {"epoch": b"3", name: file.read_bytes()}
 
 
+@pytest.mark.promise("C15", "P7")
 @pytest.mark.parametrize(
     "data", [{}, None, {"sha256": ""}, {"sha256": None}, {"sha256": "0" * 64}, {"sha256": 5}]
 )
@@ -560,6 +568,7 @@ def test_other_bytes_than_were_announced_are_sent_again(serve: Serve, connect: C
     assert second == Declined("no such kind", 422, news=second.news)
 
 
+@pytest.mark.promise("D10")
 def test_each_try_sends_the_whole_file_anew(serve: Serve, connect: Connect, file: Path) -> None:
     """After failures in any phase the next try sends the same bytes again, under the same key."""
     hub = serve()
@@ -636,6 +645,7 @@ def test_a_sign_of_life_tells_ones_own_hub_how_it_stands(serve: Serve, connect: 
     }
 
 
+@pytest.mark.promise("D18")
 @pytest.mark.parametrize(
     "answer",
     [Says(200, b""), Says(204), said([]), said({"data": None}), Says(200, b"<html>"), said({"data": []})],
@@ -753,6 +763,7 @@ def test_a_long_wish_to_stop_is_cut(serve: Serve, connect: Connect) -> None:
 # -- secrets -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D25")
 def test_a_hub_that_repeats_the_key_does_not_make_us_tell_it(serve: Serve, connect: Connect) -> None:
     """The key stands in no reason and in no repr."""
 
@@ -769,6 +780,7 @@ def test_a_hub_that_repeats_the_key_does_not_make_us_tell_it(serve: Serve, conne
     assert KEY not in f"{client!r} {client._wire!r} {client._wire._lines[0]._session.auth!r}"
 
 
+@pytest.mark.promise("D25")
 def test_no_key_stands_in_an_address(serve: Serve, connect: Connect, file: Path) -> None:
     """No request line ever holds the key."""
     hub = serve()

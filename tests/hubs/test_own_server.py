@@ -32,6 +32,7 @@ def told(client: HubV1, path: str) -> Any:
     return answer.body["data"]
 
 
+@pytest.mark.promise("D24")
 def test_a_whole_session_arrives(server: RunningHub, connect: Connect, file: Path) -> None:
     """Everything is confirmed, each thing twice over, and lies there once."""
     client = connect(server.url, None)

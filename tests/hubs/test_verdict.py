@@ -12,6 +12,7 @@ from hubstate.hubs.verdict import LONGEST_RETRY_AFTER, Answer, judge, retry_afte
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
 
+@pytest.mark.promise("D30")
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

@@ -72,6 +72,7 @@ def test_an_unknown_name_is_said_to_be_unknown(connect: Connect, monkeypatch: py
     offline(connect("http://hub.invalid:8765").check(), "the name of hub.invalid:8765 is not known")
 
 
+@pytest.mark.promise("D7")
 def test_a_silent_hub_is_given_up(serve: Serve, connect: Connect) -> None:
     """A hub that takes the request and never answers holds nobody for ever."""
     hub = serve(lambda _: Says(mute=True))
@@ -96,6 +97,7 @@ def test_a_full_backlog_is_given_up(connect: Connect) -> None:
     offline(reply, f"{host}:{port}", "within 0.")
 
 
+@pytest.mark.promise("D7")
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("part", ["headers", "body", "interim"])
 def test_a_drip_does_not_pass_the_deadline(
@@ -113,6 +115,7 @@ def test_a_drip_does_not_pass_the_deadline(
     offline(connect(hub.url, **DEADLINE).check(), f"no whole answer from {hub.host} within 0.4 s")
 
 
+@pytest.mark.promise("P8")
 def test_an_upload_that_does_not_move_is_given_up(serve: Serve, connect: Connect, tmp_path: Path) -> None:
     """A hub that stops reading ends the try; nothing waits for the rest of the file."""
     big = tmp_path / "big.pt"
@@ -153,6 +156,7 @@ def test_a_large_upload_may_take_longer_than_the_deadline_of_words(
     assert hub.of("/upload")[0].size > 1_900_000
 
 
+@pytest.mark.promise("C15")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -228,6 +232,7 @@ def test_an_early_refusal_of_an_upload_is_heard(serve: Serve, connect: Connect, 
     assert hub.connections == 2
 
 
+@pytest.mark.promise("C15")
 @pytest.mark.parametrize("script", [own_hub, foreign_hub])
 def test_a_success_before_the_whole_file_was_sent_does_not_count(
     serve: Serve, connect: Connect, tmp_path: Path, script: Any
@@ -243,6 +248,7 @@ def test_a_success_before_the_whole_file_was_sent_does_not_count(
     assert reply.condition == "hub_failing"
 
 
+@pytest.mark.promise("P8")
 def test_a_file_that_shrinks_meanwhile_ends_the_try(
     serve: Serve, connect: Connect, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +274,7 @@ def test_a_file_that_shrinks_meanwhile_ends_the_try(
 # -- redirects, pages, and what sits between ---------------------------------------------------------------
 
 
+@pytest.mark.promise("D31")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_refused(serve: Serve, connect: Connect, status: int) -> None:
     """No redirect is followed; the reason names the place to set instead, and nothing else of it."""
@@ -471,6 +478,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.promise("D22")
 def test_an_upload_of_any_size_needs_little_memory(serve: Serve, tmp_path: Path) -> None:
     """1 GB leaves through a few pieces: the peak grows by less than 20 MB."""
     big = tmp_path / "big.pt"

@@ -226,6 +226,7 @@ def test_the_next_attempt_begins_anew(client: Client) -> None:
     assert attempts == [(1, "aborted", "interrupted", 0), (2, "session_created", "running", 4)]
 
 
+@pytest.mark.promise("C11")
 def test_an_attempt_without_a_last_word_is_unknown_once_the_next_began(client: Client) -> None:
     """What became of an attempt whose process died is told as unknown, neither as running nor as failed."""
     client.open()
@@ -245,6 +246,7 @@ def test_a_late_opening_of_an_older_attempt_changes_nothing_but_its_own_line(cli
     assert [a["attempt"] for a in told["attempts"]] == [1, 2]
 
 
+@pytest.mark.promise("C11")
 def test_silence_is_told_and_never_called_death(client: Client, clock: VirtualClock) -> None:
     """Three heartbeats without a word: the outcome is unknown, the state stays, and a word ends it."""
     client.open()

@@ -104,6 +104,7 @@ def test_it_logs_in_with_a_good_key_alone(told: Told) -> None:
     assert (told[0]["good"], told[0]["bad"]) == (True, False)
 
 
+@pytest.mark.promise("C14")
 def test_it_creates_and_reads_a_model(told: Told) -> None:
     """The id comes back, and the fields are those that the client rearranges."""
     seen, _, _ = told
@@ -119,6 +120,7 @@ def test_its_heartbeat_is_answered(told: Told) -> None:
     assert told[0]["agent"].startswith("agent-")
 
 
+@pytest.mark.promise("C14")
 def test_its_rows_arrive_with_nan_and_out_of_order(told: Told) -> None:
     """Rows come back in order, NaN as null and by name."""
     seen, _, client = told
@@ -131,6 +133,7 @@ def test_its_rows_arrive_with_nan_and_out_of_order(told: Told) -> None:
     assert client.metrics(seen["id"]) == seen["metrics"]
 
 
+@pytest.mark.promise("C14")
 def test_its_checkpoints_arrive_and_can_be_fetched_without_a_key(told: Told) -> None:
     """After the periodic one the model is resumable, after the final one it is trained."""
     seen, _, client = told

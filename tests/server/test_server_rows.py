@@ -39,6 +39,7 @@ def test_rows_come_in_order_of_epoch_and_step(client: Client) -> None:
     assert order == [(0, None, False), (1, 2, False), (1, 7, False), (1, None, False), (1, None, True)]
 
 
+@pytest.mark.promise("D20", "C12")
 def test_a_final_evaluation_never_replaces_the_row_of_its_epoch(client: Client) -> None:
     """The extra evaluation stands beside the epoch's own row, whose values stay."""
     client.open()
@@ -75,6 +76,7 @@ def test_a_repeat_without_any_key_changes_nothing(client: Client) -> None:
     assert (client.metrics(), client.metrics(attempt="all"), client.model()["delivered"]) == before
 
 
+@pytest.mark.promise("D24")
 def test_the_next_attempt_ends_what_it_will_do_again(client: Client) -> None:
     """From a later attempt's first epoch on no row of an earlier one counts, replaced yet or not, late ones too."""
     client.open(attempt=1)
@@ -133,6 +135,7 @@ def expected(sent: list[rows_room.RowIn], firsts: dict[int, int]) -> list[dict[s
     ]
 
 
+@pytest.mark.promise("D24")
 @settings(deadline=None, max_examples=60)
 @given(st.lists(rows_sent, max_size=12), openings, st.data())
 def test_any_order_and_repetition_ends_in_the_same_rows(
@@ -173,6 +176,7 @@ def v1(client: Client, model: str, metrics: dict[str, Any]) -> int:
     return client.post(f"/v1/models/{model}", {"metrics": metrics, "type": "metrics"}).status_code
 
 
+@pytest.mark.promise("D21")
 def test_hub_v1_rows_are_taken_with_bare_nan_inside(client: Client) -> None:
     """The inner JSON text may hold NaN and Infinity as Python writes them; they are told as null and by name."""
     model = client.foreign()

@@ -97,6 +97,7 @@ def test_an_address_answers_only_as_it_was_signed(client: Client, clock: Virtual
     assert requests.get(url, timeout=30).status_code == 403
 
 
+@pytest.mark.promise("P7")
 @pytest.mark.parametrize(
     "announced",
     [
@@ -174,6 +175,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, 
         client.http.close()
 
 
+@pytest.mark.promise("C13")
 @settings(deadline=None, max_examples=25)
 @given(st.permutations([(attempt, epoch) for attempt in (1, 2) for epoch in (0, 1, 2)]))
 def test_the_newest_file_stays_whatever_arrives_when(
