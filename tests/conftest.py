@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, is_hypothesis_test, settings
 
 from hubstate.errors import StorageError
 from hubstate.proof.verify import verify
@@ -30,6 +30,26 @@ settings.register_profile(
 
 _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`HUBSTATE_TEST_LONG` is a number: each property is tried on so many times as many examples, others each time.
+
+    What a test says of itself is the measure, because what is slow asks for few. Without it the tests for which
+    nobody has the time are skipped.
+    """
+    times = int(os.environ.get("HUBSTATE_TEST_LONG") or 0)
+    if times < 1:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="for scripts/long"))
+        return
+    functions = {item.function for item in items if isinstance(item, pytest.Function)}
+    for function in filter(is_hypothesis_test, functions):
+        own = function._hypothesis_internal_use_settings
+        function._hypothesis_internal_use_settings = settings(
+            own, derandomize=False, max_examples=times * own.max_examples, print_blob=True
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -523,6 +523,19 @@ def test_a_journal_does_not_hold_what_came_in_place_of_what_was_read(tmp_path):
 
 
 @INVENTED
+def test_a_place_behind_a_damaged_line_is_held_by_its_end_alone(tmp_path):
+    """Nobody knows the check of a damaged line: that a line ends there is all that can be asked."""
+    written(tmp_path, 2).close()
+    with segment(tmp_path).open("ab") as file:
+        file.write(b"no journal\n")
+    written(tmp_path, 0).close()
+    [place] = [entry.position for entry in read(tmp_path) if isinstance(entry.line, room.Damage)]
+    assert place.check == ""
+    assert holds(tmp_path, place)
+    assert not holds(tmp_path, place._replace(offset=place.offset - 1))
+
+
+@INVENTED
 def test_a_packed_segment_that_is_broken_holds_nothing_behind_the_break(tmp_path):
     """What cannot be unpacked any more is not what was read."""
     written(tmp_path, 200).close()

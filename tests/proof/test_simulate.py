@@ -29,10 +29,7 @@ def test_a_world_that_failed_once_holds(seed):
     assert one.hours >= HOURS
 
 
-@pytest.mark.skipif(
-    not os.environ.get("HUBSTATE_TEST_LONG"),
-    reason="a fresh world may find something new: set HUBSTATE_TEST_LONG",
-)
+@pytest.mark.long
 def test_fresh_worlds_hold():
     """Worlds that nobody has seen before hold as well; their seeds are printed."""
     first = int.from_bytes(os.urandom(4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from types import SimpleNamespace
 
@@ -35,9 +34,7 @@ def test_a_planted_mistake_is_found(name):
     assert found(BROKEN[name])
 
 
-@pytest.mark.skipif(
-    not os.environ.get("HUBSTATE_TEST_LONG"), reason="takes many worlds: set HUBSTATE_TEST_LONG"
-)
+@pytest.mark.long
 @pytest.mark.parametrize("name", RARE)
 def test_a_mistake_that_needs_its_moment_is_found(name):
     """A mistake that only a fault at the right moment shows is found within 300 seeds too."""

@@ -13,7 +13,7 @@ from hubstate.hubs.base import Accepted, Hub, Parcel, Reply
 from hubstate.machine import TABLE
 from hubstate.testing import FakeClock, FakeHub, OwnSession, hold_session, open_session, session_machine
 from hubstate.testing.follow import row_name
-from hubstate.testing.profiles import CI
+from hubstate.testing.profiles import CI, LONG
 
 #: A failure is enough: nobody reads the smallest one.
 BITES = settings(CI, max_examples=30, phases=[Phase.generate])
@@ -22,6 +22,12 @@ BITES = settings(CI, max_examples=30, phases=[Phase.generate])
 def test_own_sessions_hold():
     """hubstate's own sessions keep S1 to S9, end, and take every row of the table, in the profile for CI."""
     hold_session()
+
+
+@pytest.mark.long
+def test_own_sessions_hold_for_a_night():
+    """They hold in the longer profile as well, which draws others each time."""
+    hold_session(settings=LONG)
 
 
 class _Hub:
