@@ -16,6 +16,7 @@ import fcntl
 import os
 import shutil
 import zipfile
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +80,8 @@ class Snapshots:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._needless: set[str] = set()
+        #: The copies that the disk was not asked to keep yet.
+        self._unsynced: deque[str] = deque()
 
     def holds_itself(self, source: Path) -> bool:
         """Whether `source` is a folder that these snapshots lie in: no copy of it could ever be whole."""
@@ -107,6 +110,7 @@ class Snapshots:
                 if is_torn(making):
                     raise CheckpointMissing(f"the checkpoint {source} is half a zip archive; it was not kept")
                 making.replace(self.path(name))
+                self._unsynced.append(name)
             finally:
                 _remove(making)
         except OSError as error:
@@ -135,6 +139,24 @@ class Snapshots:
             raise StorageError(
                 f"the disk did not keep the snapshot {self.path(name)}: {error.strerror}"
             ) from error
+
+    def sync_all(self) -> None:
+        """Asks the disk to keep every copy that it was not asked for yet. Raises `StorageError`; the next call tries again.
+
+        Threads may share it. Call it before the lines that name the copies are synced: else a power cut leaves these alone.
+        """
+        while self._unsynced:
+            try:
+                name = self._unsynced.popleft()
+            except IndexError:
+                return  # another thread took it
+            try:
+                self.sync(name)
+            except FileNotFoundError:
+                continue  # a newer one took its place meanwhile
+            except BaseException:
+                self._unsynced.appendleft(name)
+                raise
 
     def put_off(self, names: Iterable[str]) -> None:
         """Nobody needs these any more, once the disk keeps the line that says so: `tidy` removes them then."""
@@ -166,7 +188,10 @@ class Snapshots:
         _remove(path)
 
     def sweep(self, needed: Iterable[str]) -> None:
-        """Removes every half one, and puts off every other one but the `needed`. Raises `StorageError` if one cannot go."""
+        """Removes every half one, and puts off every other one but the `needed`. Raises `StorageError` if one cannot go.
+
+        Who took the needed ones may have died before they were synced: they are with the next call of `sync_all`.
+        """
         if not self._folder.is_dir():
             return
         keep = set(needed)
@@ -174,7 +199,9 @@ class Snapshots:
             for file in self._folder.iterdir():
                 if file.name.startswith("."):
                     _remove(file)
-                elif file.name not in keep:
+                elif file.name in keep:
+                    self._unsynced.append(file.name)
+                else:
                     self.put_off((file.name,))
         except OSError as error:
             raise StorageError(f"cannot tidy up the snapshots in {self._folder}: {error.strerror}") from error

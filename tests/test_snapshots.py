@@ -268,6 +268,33 @@ def test_syncing_asks_the_disk_for_the_bytes_and_for_the_name(source, snapshots,
         snapshots.sync("a")
 
 
+def test_copies_are_synced_once_and_again_after_a_failure(source, snapshots, monkeypatch):
+    """The disk is asked for every copy that was taken, or left by somebody who died; one that failed is asked for again."""
+    synced = []
+
+    def keeps(fd):
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+
+    def fails(_fd):
+        raise OSError(5, "Input/output error")
+
+    for name in ("a", "b", "c"):
+        snapshots.take(source, name)
+    snapshots.discard("b")
+    monkeypatch.setattr(room.os, "fsync", fails)
+    with pytest.raises(StorageError, match="did not keep"):
+        snapshots.sync_all()
+    monkeypatch.setattr(room.os, "fsync", keeps)
+    snapshots.sync_all()
+    snapshots.sync_all()
+    assert synced == ["a", "snapshots", "c", "snapshots"]
+    synced.clear()
+    after_a_death = Snapshots(snapshots.path("a").parent)
+    after_a_death.sweep(["a"])
+    after_a_death.sync_all()
+    assert synced == ["a", "snapshots"]
+
+
 def test_discarding_removes_once_and_takes_it_calmly_after(source, snapshots):
     """A snapshot that nobody needs goes; one that is gone already is no mistake."""
     snapshots.take(source, "a")
