@@ -331,7 +331,9 @@ class Sender:
             wait = min(LONGEST_WAIT, max(LEAST_WAIT, reply.retry_after))
             until = self._door.now() + wait
         trouble = f"{reply.condition}: {reply.reason}"
-        self._outbox.postpone(delivery.key, self._door.now() + wait, trouble)
+        # Nobody hurries what a hub set a time for, whatever kept it: the outbox knows that by this word.
+        noted = trouble if until is None else f"rate_limited: {reply.reason}"
+        self._outbox.postpone(delivery.key, self._door.now() + wait, noted)
         if until is not None or self._troubles.get(delivery.key) != trouble:
             self._troubles[delivery.key] = trouble
             self._door.tell(
