@@ -8,7 +8,6 @@ whole.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -18,7 +17,7 @@ from hubstate.door import Door
 from hubstate.errors import CheckpointMissing, StorageError
 from hubstate.events import ModelSave, Saved
 from hubstate.log import log
-from hubstate.opening import discard_needless, needed_snapshots
+from hubstate.opening import discard_needless
 from hubstate.snapshots import Snapshots, digest, is_torn, look
 from hubstate.states import CheckpointKind
 
@@ -81,7 +80,6 @@ class Checkpoints:
         self._snapshots = snapshots
         self._lock = threading.RLock()  # a signal handler may save in the middle of a save
         self._taken = 0
-        self._unsynced: deque[str] = deque()
 
     @property
     def newest(self) -> Checkpoint | None:
@@ -89,24 +87,8 @@ class Checkpoints:
         return newest_whole(self._door.memory, self._snapshots)
 
     def heard(self, before: Memory, after: Memory) -> None:
-        """After a step: the copies that it made needless may go, and those that it keeps have to reach the disk."""
+        """After a step: the copies that it made needless may go."""
         discard_needless(self._snapshots, before, after)
-        self._unsynced.extend(needed_snapshots(after) - needed_snapshots(before))
-
-    def sync(self) -> None:
-        """Asks the disk to keep the copies that were taken. Raises `StorageError`; the next call tries again."""
-        while self._unsynced:
-            try:
-                name = self._unsynced.popleft()
-            except IndexError:
-                return  # another thread took it
-            try:
-                self._snapshots.sync(name)
-            except FileNotFoundError:
-                continue  # a newer one took its place meanwhile
-            except StorageError:
-                self._unsynced.appendleft(name)
-                raise
 
     def save(self, path: Path, epoch: int, fitness: float | None, kind: CheckpointKind) -> Decision:
         """Tells the session of a saved file, and keeps a copy if the machine says so.

@@ -35,6 +35,7 @@ from hubstate.index import Index
 from hubstate.journal import Damage, Step, read
 from hubstate.overview import Overview, Unreadable, as_json, look
 from hubstate.ownership import Ownership, owner_of
+from hubstate.projection import discard
 
 __all__ = [
     "FORMATS",
@@ -423,6 +424,7 @@ def forget(folder: Path, index: Index, *, force: bool = False) -> None:
         except OSError as error:
             raise StorageError(f"cannot remove {folder}: {error.strerror}; nothing was removed") from error
         index.remove(folder.name)
+        discard(folder)
         _remove(aside)
 
 

@@ -21,6 +21,7 @@ from hubstate.index import sessions_in
 from hubstate.journal import Journal, Recovery, recover
 from hubstate.outbox import Outbox
 from hubstate.ownership import Ownership, owner_of
+from hubstate.projection import discard, place_of
 from hubstate.snapshots import Snapshots
 from hubstate.states import State
 
@@ -70,22 +71,28 @@ class Opened:
 
     def outbox(self) -> Outbox:
         """Its outbox; whoever asks closes it."""
-        return Outbox(self.folder / "outbox.sqlite", self.folder)
+        return Outbox(place_of(self.folder), self.folder)
 
     def sync(self) -> None:
-        """Asks the disk to keep what was written, and removes the copies that it made needless.
+        """Asks the disk to keep what was written, copies before the lines that name them; what it made needless goes.
 
-        Raises `StorageError` if the disk says that it could not, or if one cannot be removed.
+        Raises `StorageError` if the disk says that it could not, or if a copy cannot be removed.
         """
         needless = self._needless()  # what becomes so from here on is for the next call
+        self.snapshots.sync_all()
         self.door.sync()
         self.snapshots.tidy(needless)
 
     def close(self) -> None:
         """Lets go of the session, also where its journal raises `StorageError` for the last time."""
         try:
-            self.door.close()
+            try:
+                self.snapshots.sync_all()
+            finally:
+                self.door.close()
             self.snapshots.tidy(self._needless())
+            if self.door.memory.state is State.DONE:
+                discard(self.folder)
         finally:
             self.ownership.release()
 
@@ -94,9 +101,8 @@ class Opened:
 
         None while steps wait in memory: one of them may be what made a copy needless, and it may never be written.
         """
-        needless = (
-            self.snapshots.needless
-        )  # looked at first: whatever made them so was written, or waits by now
+        # Looked at first: whatever made them so was written, or waits by now.
+        needless = self.snapshots.needless
         return frozenset() if self.door.unwritten else needless
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from hubstate.actions import Decision, Memory, OpenSession, SendCheckpoint
 from hubstate.backlog import Posting
-from hubstate.checkpoints import Checkpoints
 from hubstate.clock import Clock
 from hubstate.hubs.base import Hub
 from hubstate.opening import Opened
@@ -37,7 +36,6 @@ class Outgoing:
     def __init__(
         self,
         opened: Opened,
-        checkpoints: Checkpoints,
         hub: Callable[[], Hub] | None,
         clock: Clock,
         chance: random.Random,
@@ -46,13 +44,12 @@ class Outgoing:
     ) -> None:
         """`hub` makes the adapter, on the first thread; None if nothing leaves. `directory`: where older sessions lie."""
         self._opened = opened
-        self._checkpoints = checkpoints
         self._hub = hub
         self._clock = clock
         self._chance = chance
         self._directory = directory
         self._posting: Posting | None = None
-        self._threads = threads(self._make_posting, clock, sync=self._sync)
+        self._threads = threads(self._make_posting, clock, sync=opened.sync)
         self._changed = threading.Event()
 
     @property
@@ -106,7 +103,6 @@ class Outgoing:
         """Lets go of the session, whatever waits. Raises `StorageError` if the disk could not keep what was written."""
         try:
             self._threads.stop(LETTING_GO)
-            self._checkpoints.sync()
         finally:
             self._opened.close()  # also where Ctrl-C ends the waiting: who lives on must not own it for ever
 
@@ -118,8 +114,3 @@ class Outgoing:
         hub = None if self._hub is None else self._hub()
         self._posting = Posting(self._opened, hub, self._clock, self._chance, self._directory)
         return self._posting
-
-    def _sync(self) -> None:
-        """On the threads: asks the disk to keep what was written, files before the lines that name them."""
-        self._checkpoints.sync()
-        self._opened.sync()

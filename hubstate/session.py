@@ -25,7 +25,7 @@ from hubstate.checkpoints import Checkpoint, Checkpoints
 from hubstate.clock import Clock, SystemClock
 from hubstate.controller import explain
 from hubstate.door import Door
-from hubstate.errors import IllegalEvent, UsageError
+from hubstate.errors import IllegalEvent, StorageError, UsageError
 from hubstate.events import (
     EVENTS,
     Abort,
@@ -187,6 +187,7 @@ class Session:
         self._epoch: int | None = None
         self._stopped = False
         self._closed = False
+        self._unkept = ""
         self._epochs = wish.epochs
         self._first_epoch = 0
         self._checkpoints: Checkpoints | None = None
@@ -195,7 +196,7 @@ class Session:
             self._checkpoints = Checkpoints(opened.door, opened.snapshots)
             address, key = self._hub_address, found.api_key
             hub = None if address is None else partial(open_hub, address, key)
-            self._outgoing = Outgoing(opened, self._checkpoints, hub, clock, chance, found.directory, threads)
+            self._outgoing = Outgoing(opened, hub, clock, chance, found.directory, threads)
             if listener is not None:
                 listener.hearer = self._heard
         self._announce(wish)
@@ -423,7 +424,14 @@ class Session:
         if self._outgoing is None or self._closed or not self._is_mine():
             return
         self._closed = True
-        self._outgoing.close()
+        try:
+            self._outgoing.close()
+        except (
+            StorageError
+        ) as failure:  # a training is not broken by its end: the receipt tells, and the person hears
+            self._unkept = str(failure)
+        if trouble := self._trouble_here():
+            self._say(f"{self._door.memory.name} may not be whole in {self._found.directory}: {trouble}")
 
     def __enter__(self) -> Self:
         return self
@@ -539,12 +547,15 @@ class Session:
         if after.url is not None and after.url != before.url:
             self._say(f"{after.name} is shown at {after.url}")
 
+    def _trouble_here(self) -> str:
+        """What this machine does not keep of the session, and why; empty while all is well."""
+        unwritten, failure = self._door.unwritten, self._door.failure or self._unkept
+        return f"{unwritten} steps are only in memory: {failure}" if unwritten else failure
+
     def _local_conditions(self) -> Iterator[Condition]:
         now = self._door.now()
-        if self._door.unwritten or self._door.failure:
-            unwritten = self._door.unwritten
-            held = f"{unwritten} steps are only in memory: " if unwritten else ""
-            yield Condition("journal_failing", now, f"{held}{self._door.failure}")
+        if trouble := self._trouble_here():
+            yield Condition("journal_failing", now, trouble)
         if self._outgoing is not None and self._outgoing.failure:
             yield Condition("sender_failing", now, self._outgoing.failure)
         rejected = any(known.name == "credentials_rejected" for known in self._door.memory.conditions)

@@ -29,6 +29,7 @@ __all__ = [
     "MODES",
     "RUN_VARIABLE",
     "Settings",
+    "cache_folder",
     "data_folder",
     "for_command",
     "for_hub",
@@ -75,6 +76,11 @@ def user_file() -> Path:
 def data_folder() -> Path:
     """Where this user's data lie: the index of sessions, and the hub if none is put elsewhere."""
     return Path(platformdirs.user_data_dir("hubstate", appauthor=False))
+
+
+def cache_folder() -> Path:
+    """Where lies what can be made anew: the outboxes of sessions that lie on a network share."""
+    return Path(platformdirs.user_cache_dir("hubstate", appauthor=False))
 
 
 def resolve(

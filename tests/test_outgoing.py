@@ -94,20 +94,19 @@ def test_a_session_whose_training_is_over_is_delivered_without_a_word(directory,
     assert again.state is State.DONE
 
 
-def test_a_disk_that_fails_at_the_end_is_told_and_the_session_let_go_of(
-    directory, clock, tmp_path, monkeypatch
-):
-    """Where the last copy cannot be kept the caller hears of it, and the next process can have the session."""
+def test_a_disk_that_fails_at_the_end_is_told_and_breaks_no_training(directory, clock, tmp_path, monkeypatch):
+    """Where the last copy cannot be kept the receipt says so and nothing is raised; the next process can have the session."""
     session = open_session("digits", directory, clock, None)
     file = tmp_path / "last.pt"
     file.write_bytes(b"weights")
     session.log({"loss": 1.0})
-    session.save(file)
 
     def full(_snapshots: object, name: str) -> None:
         raise StorageError(f"{name} cannot be kept: no space left on device")
 
     monkeypatch.setattr("hubstate.snapshots.Snapshots.sync", full)
-    with pytest.raises(StorageError, match="no space left"):
-        session.close()
+    session.save(file)
+    receipt = session.finish()
+    told = {condition.name: condition.reason for condition in receipt.conditions}
+    assert "no space left on device" in told["journal_failing"]
     assert owner_of(directory / session.id) is None
