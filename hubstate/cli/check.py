@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +51,9 @@ def check(
             )
         end(0 if _bites(Screen().line) else NOT_DONE)
     report = search(
-        QUICK if quick else FULL, show=lambda found: say(f"{found.name}: {found.states} states searched")
+        QUICK if quick else FULL,
+        processes=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        show=lambda found: say(f"{found.name}: {found.states} states searched"),
     )
     Screen().line(str(report))
     failed = report.failed

@@ -19,13 +19,20 @@ No one search holds everything, or it would take hours; the searches in `FULL` c
 * `two refusals` retries more than one delivery at once.
 * `only best`, `only last`, `only final` and `only none` choose other checkpoints.
 * `answers` adds what answers tell, what a hub cannot hold, and notes of usage.
+* `offline` begins without a hub; another process delivers what is left, or the session is resumed, with a hub or not.
+* `kinds` adds saves that are named the final one, and torn ones, over two attempts.
+* `attempts` lets a trainer that resumes tell its rows anew, behind what the earlier attempt left and the hub refused.
+
+Searches know nothing of each other, so several processes may share them; what is found is the same.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hubstate import machine
@@ -50,6 +57,30 @@ _CHOICES: Mapping[str, Bounds] = {
 _TWICE = Bounds(
     rows=2, saves=0, attempts=1, refusals=2, lost=0, crashes=0, metrics=0.0, beats=False, quick=True
 )
+_ATTEMPTS = Bounds(
+    rows=2,
+    saves=1,
+    lost=0,
+    metrics=0.0,
+    checkpoint=0.0,
+    beats=False,
+    quick=True,
+    scripted=True,
+    fitness=False,
+    astray=True,
+)
+_KINDS = Bounds(
+    rows=0,
+    saves=2,
+    refusals=0,
+    lost=0,
+    metrics=0.0,
+    checkpoint=0.0,
+    beats=False,
+    quick=True,
+    fitness=False,
+    kinds=True,
+)
 
 #: What is the smallest comes first, so that a mistake is found early.
 FULL: Mapping[str, Bounds] = {
@@ -66,7 +97,12 @@ FULL: Mapping[str, Bounds] = {
         rows=0, saves=2, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, beats=False, quick=True
     ),
     "two refusals": _TWICE,
+    "attempts": _ATTEMPTS,
+    "kinds": replace(_KINDS, saves=3),
     **_CHOICES,
+    "offline": Bounds(
+        rows=1, saves=1, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, fitness=False, hub=False
+    ),
     "faults": Bounds(metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 #: A smaller bound, for every day.
@@ -90,7 +126,12 @@ QUICK: Mapping[str, Bounds] = {
         rows=0, saves=2, refusals=0, lost=0, metrics=0.0, checkpoint=0.0, beats=False, quick=True
     ),
     "two refusals": _TWICE,
+    "attempts": _ATTEMPTS,
+    "kinds": _KINDS,
     **_CHOICES,
+    "offline": Bounds(
+        rows=1, saves=1, attempts=1, refusals=0, lost=0, checkpoint=1.0, fitness=False, hub=False
+    ),
     "faults": Bounds(rows=2, saves=1, metrics=0.0, checkpoint=0.0, heartbeat=0.0, scripted=True, quick=True),
 }
 
@@ -123,9 +164,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Report:
-    """What was searched, and what was found."""
+    """What was searched, and what was found. `seconds`: how long it took, which several processes may have shared."""
 
     searches: tuple[Search, ...]
+    seconds: float
 
     @property
     def states(self) -> int:
@@ -136,11 +178,6 @@ class Report:
     def edges(self) -> int:
         """Moves that were judged."""
         return sum(search.edges for search in self.searches)
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return sum(search.seconds for search in self.searches)
 
     @property
     def failed(self) -> Search | None:
@@ -175,21 +212,50 @@ def check(
     *,
     rig: Rig | None = None,
     clock: Clock | None = None,
+    processes: int = 1,
     show: Callable[[Search], None] | None = None,
 ) -> Report:
     """Searches every world within the bounds, one search after the other, until a property fails.
 
-    `rig`: the parts to judge, the real ones without it. `show` hears of each search that came to its end.
+    `rig`: the parts to judge, the real ones without it. `processes`: how many share the searches; what is reported is the
+    same. A rig of one's own is searched in this process alone, for functions cannot be handed to another. `show` hears
+    of each search in its turn.
     """
+    clock = clock or SystemClock()
+    begun = clock.monotonic()
     searches = []
-    for name, bound in bounds.items():
-        found = _Searching(name, bound, rig or Rig(), clock or SystemClock()).run()
+    for found in _searched(bounds, rig, clock, processes):
         searches.append(found)
         if show is not None:
             show(found)
         if found.violated is not None:
             break
-    return Report(tuple(searches))
+    return Report(tuple(searches), clock.monotonic() - begun)
+
+
+def _searched(
+    bounds: Mapping[str, Bounds], rig: Rig | None, clock: Clock, processes: int
+) -> Iterator[Search]:
+    """The searches in their order. What follows one that is the last asked for is not begun, or let go of."""
+    jobs = [(name, bound, clock) for name, bound in bounds.items()]
+    if rig is not None or processes <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield _search(*job, rig=rig)
+        return
+    # Where it can be, another process is a copy of this one, whatever was replaced in it.
+    way = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=multiprocessing.get_context(way))
+    try:
+        # The largest stands last and begins first, so that none is left alone at the end.
+        begun = [pool.submit(_search, *job) for job in reversed(jobs)]
+        for search in reversed(begun):
+            yield search.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _search(name: str, bound: Bounds, clock: Clock, *, rig: Rig | None = None) -> Search:
+    return _Searching(name, bound, rig or Rig(), clock).run()
 
 
 class _Searching:
@@ -210,6 +276,8 @@ class _Searching:
         if violated is None:
             violated, at = self._liveness()
             trace = () if violated is None else self._way(at)
+        if violated is None:
+            violated, trace = self._aside()
         taken = frozenset(number + 1 for number in self._moves.taken)
         seconds = self._clock.monotonic() - begun
         return Search(self._name, self._bounds, len(self._worlds), edges, seconds, taken, violated, trace)
@@ -253,6 +321,16 @@ class _Searching:
         self._parents.append(parent)
         self._known.setdefault(world[:-1], []).append((world.left, number))
         return number
+
+    def _aside(self) -> tuple[Violation | None, tuple[Move, ...]]:
+        """The first violation that is none of a way, and the way to where it is."""
+        for live, decision, violation in self._moves.aside():
+            # Between two moves that are taken as one there is no world: the way to it is left out.
+            places = (n for n, world in enumerate(self._worlds) if live in (world.live, world.durable))
+            number = next(places, 0)
+            last = () if decision is None else (Move(name_of(decision.event), (decision,)),)
+            return violation, (*self._way(number), *last)
+        return None, ()
 
     # -- what must stay possible, or happen in the end ---------------------------------------------------
 

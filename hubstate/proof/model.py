@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -49,6 +49,7 @@ from hubstate.events import (
     TrainBatchEnd,
 )
 from hubstate.journal import Step, adopt_step
+from hubstate.limits import next_due
 from hubstate.opening import for_next_attempt
 from hubstate.outbox import FILES, WORDS
 from hubstate.proof.properties import RowSeen
@@ -60,12 +61,16 @@ __all__ = [
     "Box",
     "Entry",
     "Rig",
+    "Shelf",
     "aged",
     "claimed",
     "folded",
     "other_conditions",
     "resettled",
+    "set_back",
+    "shelved",
     "step_of",
+    "uncounted",
 ]
 
 #: The one instant at which everything happens (s since 1970).
@@ -79,6 +84,8 @@ class Bounds:
     `rows`, `saves`: over the whole session. `refusals`, `lost`, `crashes`: how often a hub may refuse, an
     acknowledgement may be lost, and a process may die. Outages, 401 and 429 have no bound: they leave nothing behind.
     `fitness`: a save may be the best. `anew`: an aborted session may be resumed, not only one whose process died.
+    `kinds`: a save may be named the final one, or be torn. `astray`: a trainer that resumes may tell epochs once more
+    that lie before its first one. `hub`: there is one from the beginning; without it whoever delivers later brings it.
     `usage`, `news`, `foreign`: whether validations begin, answers tell intervals and wishes, and a hub may be unable
     to hold what it is given.
     """
@@ -98,6 +105,9 @@ class Bounds:
     lost: int = 1
     crashes: int = 1
     anew: bool = False
+    kinds: bool = False
+    astray: bool = False
+    hub: bool = True
     usage: bool = False
     news: bool = False
     foreign: bool = False
@@ -128,6 +138,16 @@ class Box(NamedTuple):
     rows: tuple[RowSeen, ...] = ()
 
 
+class Shelf(NamedTuple):
+    """The rows that the hub shows, and where each attempt begins that was opened there: (attempt, first epoch).
+
+    What it does not show any more is not here: attempts come, and none goes, so that no row comes in force again.
+    """
+
+    rows: tuple[RowSeen, ...] = ()
+    firsts: tuple[tuple[int, int], ...] = ()
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _KINDS: dict[type[Action], tuple[str, str]] = {
     OpenSession: (WORDS, "open"),
@@ -147,7 +167,9 @@ def folded(box: Box, step: Step) -> Box:
     event = step.event
     match event:
         case FitEpochEnd() | TrainBatchEnd() if step.row:
-            rows = (*rows, RowSeen(step.row, step.attempt, event.epoch))
+            number = event.step if isinstance(event, TrainBatchEnd) else None
+            final = isinstance(event, FitEpochEnd) and event.final
+            rows = (*rows, RowSeen(step.row, step.attempt, event.epoch, number, final))
         case Delivered():
             for first, last in [entry.rows for entry in entries if entry.key == event.key]:
                 rows = tuple(row for row in rows if not first <= row.number <= last)
@@ -197,6 +219,25 @@ def _blocks(earlier: Entry, entry: Entry) -> bool:
     return earlier.lane == entry.lane or entry.kind == behind_all
 
 
+def shelved(shelf: Shelf, action: Action, rows: tuple[RowSeen, ...]) -> Shelf:
+    """What the hub shows behind one more request (see `server.rows`).
+
+    A row of an attempt counts below the first epoch of every later one; of those with one place the newest attempt's.
+    """
+    firsts = shelf.firsts
+    if isinstance(action, OpenSession):
+        firsts = tuple(sorted({*firsts, (action.attempt, action.first_epoch)}))
+    elif not rows:
+        return shelf
+    counting = [
+        row
+        for row in sorted({*shelf.rows, *rows})
+        if all(row.epoch < first for attempt, first in firsts if attempt > row.attempt)
+    ]
+    newest = {row.place: row.attempt for row in sorted(counting, key=lambda row: row.attempt)}
+    return Shelf(tuple(row for row in counting if newest[row.place] == row.attempt), firsts)
+
+
 def resettled(box: Box, key: str, *, waits: bool) -> Box:
     """The outbox after a try in vain: the hub may have asked for a pause."""
     return box._replace(entries=tuple(e._replace(waits=waits) if e.key == key else e for e in box.entries))
@@ -205,13 +246,19 @@ def resettled(box: Box, key: str, *, waits: bool) -> Box:
 # -- the parts -------------------------------------------------------------------------------------------
 
 
+class NextDue(Protocol):
+    """In how many seconds a tick is due (see `limits.next_due`)."""
+
+    def __call__(self, memory: Memory, at: float, *, heartbeats: bool = True) -> float | None: ...
+
+
 @dataclass(frozen=True)
 class Rig:
     """The parts that the search puts together: the real ones, or broken ones that it has to find.
 
     `after_crash`: what a crash leaves of the outbox. `in_vain`: what a try in vain leaves of it. `repeats`: whether
-    the hub knows a repeat by its key. `first_epoch`: where a resumed training goes on, by the epoch of the checkpoint
-    that it found (-1 without one).
+    the hub knows a repeat by its key. `shelved`: which rows the hub shows behind a request. `first_epoch`: where a resumed training goes on, by the epoch of the checkpoint
+    that it found (-1 without one). `next_due`: in how many seconds whoever ticks has to tick next.
     """
 
     decide: Callable[[Memory, Event], Decision] = controller.decide
@@ -223,6 +270,8 @@ class Rig:
     next_attempt: Callable[[Memory], Memory] = for_next_attempt
     first_epoch: Callable[[Memory, int], int] = field(default=lambda _memory, checkpoint: checkpoint + 1)
     repeats: bool = True
+    shelved: Callable[[Shelf, Action, tuple[RowSeen, ...]], Shelf] = shelved
+    next_due: NextDue = next_due
 
 
 # -- the memory, made finite -----------------------------------------------------------------------------
@@ -258,7 +307,7 @@ def aged(memory: Memory, seconds: float = 0.0) -> Memory:
 
 
 def other_conditions(memory: Memory) -> Memory:
-    """The same memory under other circumstances, by which nothing may be decided."""
+    """The same memory under other circumstances and with other counts, by which nothing may be decided."""
     troubles = ("offline", "rate_limited_until", "credentials_rejected")
     conditions = tuple(Condition(name, NOW - 5, "for a reason", NOW + 7) for name in troubles)
     return replace(
@@ -266,7 +315,32 @@ def other_conditions(memory: Memory) -> Memory:
         conditions=conditions,
         opened_at=None if memory.opened_at is None else NOW - 77,
         ended_at=None if memory.ended_at is None else NOW - 7,
+        rows_delivered=20,
+        rows_not_taken=30,
+        rows_given_up=40,
+        files_delivered=50,
+        final_sha256="of an earlier one",
+        not_taken=("an earlier thing",),
     )
+
+
+def uncounted(memory: Memory) -> Memory:
+    """The memory without its counts of what is settled, which grow and are for people."""
+    return replace(
+        memory,
+        rows_delivered=0,
+        rows_not_taken=0,
+        files_delivered=0,
+        rows_given_up=0,
+        final_sha256="",
+        not_taken=(),
+    )
+
+
+def set_back(memory: Memory) -> Memory:
+    """The same memory where the clock was set back since: every remembered time lies ahead."""
+    clocks = ("metrics_since", "checkpoint_since", "heartbeat_since", "kept_at")
+    return replace(memory, **{name: NOW + 50 for name in clocks if getattr(memory, name) is not None})
 
 
 def step_of(before: Memory, decision: Decision) -> Step:

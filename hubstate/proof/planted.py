@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from hubstate.actions import (
+    Action,
     AnyAction,
     CloseSession,
     Decision,
@@ -48,7 +49,8 @@ from hubstate.events import (
 from hubstate.journal import Step, adopt_step
 from hubstate.opening import for_next_attempt
 from hubstate.outbox import FILES, WORDS
-from hubstate.proof.model import Box, Entry, Rig, claimed, folded
+from hubstate.proof.model import Box, Entry, Rig, Shelf, claimed, folded, shelved
+from hubstate.proof.properties import RowSeen
 from hubstate.states import CheckpointKind, Outcome, State
 
 __all__ = ["PLANTED", "Plant"]
@@ -88,6 +90,19 @@ def _beats_in(wrong: State) -> Callable[[Memory, Event], Decision]:
         return decision
 
     return broken
+
+
+def _awaits_nothing(memory: Memory, at: float, *, heartbeats: bool = True) -> None:
+    """Whoever ticks waits for an answer, with signs of life or without."""
+    del memory, at, heartbeats
+
+
+def _beats_without_hub(memory: Memory, event: Event) -> Decision:
+    """Whether a hub is wanted plays no part."""
+    if not isinstance(event, HeartbeatTick) or memory.hub_wanted:
+        return decide(memory, event)
+    decision = decide(replace(memory, hub_wanted=True), event)
+    return decision._replace(memory=replace(decision.memory, hub_wanted=False))
 
 
 def _looking_consumes(memory: Memory, event: Event) -> Decision:
@@ -371,6 +386,38 @@ def _settles_all(box: Box, step: Step) -> Box:
     return after._replace(entries=()) if isinstance(step.event, Delivered) else after
 
 
+def _relabels_in_the_outbox(box: Box, step: Step) -> Box:
+    """What is retried leaves under the keys that it had, and its rows under the attempt that retries them."""
+    after = folded(box, step)
+    if not isinstance(step.event, RetryRefused):
+        return after
+    spans = [entry.rows for entry in box.entries if entry.refused]
+    rows = (
+        row._replace(attempt=step.attempt) if any(a <= row.number <= b for a, b in spans) else row
+        for row in after.rows
+    )
+    return after._replace(rows=tuple(rows))
+
+
+def _shows_what_no_newer_one_replaced(shelf: Shelf, action: Action, rows: tuple[RowSeen, ...]) -> Shelf:
+    """A hub that looks where two attempts told the same place, and not where one begins."""
+    return shelved(shelf, action, rows)._replace(firsts=()) if rows else shelf
+
+
+def _shows_what_came_last(shelf: Shelf, _action: Action, rows: tuple[RowSeen, ...]) -> Shelf:
+    """A hub that shows of each place what came last, whoever told it."""
+    of = {row.place: row for row in (*shelf.rows, *rows)}
+    return Shelf(tuple(sorted(of.values())), shelf.firsts)
+
+
+def _fences_what_comes_later(shelf: Shelf, action: Action, rows: tuple[RowSeen, ...]) -> Shelf:
+    """A hub that turns away late rows of an older attempt, and still shows those that it has."""
+    if isinstance(action, OpenSession):
+        return shelved(shelf, action, rows)._replace(rows=shelf.rows)
+    counting = (row for row in rows if all(row.epoch < first for n, first in shelf.firsts if n > row.attempt))
+    return Shelf(tuple(sorted({*shelf.rows, *counting})), shelf.firsts)
+
+
 def _keeps_only_memory(memory: Memory, step: Step) -> Memory:
     """The journal tells the state and forgets what is out."""
     after = adopt(memory, step.event, step.target, step.actions)
@@ -441,7 +488,7 @@ PLANTED: Mapping[str, Plant] = {
     "a token consumed by looking": Plant(Rig(decide=_looking_consumes), "S8"),
     "a limit's window ignored": Plant(Rig(decide=_ignores_window), "S8"),
     "a send while one is out": Plant(Rig(decide=_sends_while_out), "S8"),
-    "a refusal opens the window": Plant(Rig(decide=_refusal_opens_window, adopted=_window_stays_open), "S8"),
+    "a refusal opens the window": Plant(Rig(decide=_refusal_opens_window, adopted=_window_stays_open), "S1"),
     "an illegal event that moves": Plant(Rig(decide=_illegal_moves), "S4"),
     "a retry that mixes attempts": Plant(Rig(decide=_retry_relabels), "S4"),
     "no rows at the end": Plant(Rig(decide=_without(SendRows, TrainEnd)), "S1"),
@@ -457,5 +504,14 @@ PLANTED: Mapping[str, Plant] = {
     "an aborted session goes on": Plant(Rig(decide=_terminal_reopens), "S4"),
     "rows that are not written": Plant(Rig(decide=_unwritten_rows), "S1"),
     "rows forgotten by a new attempt": Plant(Rig(decide=_forgets_rows_asked), "S1"),
+    # what the hub shows
+    "a retry under the new attempt": Plant(Rig(folded=_relabels_in_the_outbox), "S7"),
+    "a hub that knows no first epoch": Plant(Rig(shelved=_shows_what_no_newer_one_replaced), "S7"),
+    "a hub that shows what came last": Plant(Rig(shelved=_shows_what_came_last), "S7"),
+    "a hub that turns away late rows alone": Plant(Rig(shelved=_fences_what_comes_later), "S7"),
+    # a training without a hub
+    "a heartbeat without a hub": Plant(Rig(decide=_beats_without_hub), "S5"),
+    # when to look
+    "a tick that nobody awaits": Plant(Rig(next_due=_awaits_nothing), "L2"),
     "every attempt is the first": Plant(Rig(decide=_forgets_attempt), "S7"),
 }

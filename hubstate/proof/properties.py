@@ -72,7 +72,8 @@ SAFETY: dict[str, str] = {
     "S1": (
         "Every row that a trainer told while training, and every checkpoint that was asked for, that is due, the best so "
         "far or the final one, is in the journal's keeping or at the hub until somebody gives it up; the end of the "
-        "training leaves none of them unasked; and what the journal tells of a step is all that the step changes."
+        "training leaves none of them unasked; what is asked for says what was told; and a step remembers what was said, "
+        "all of it and nothing else, as the journal tells it."
     ),
     "S2": (
         "Nothing leaves the outstanding deliveries, and no count of what was delivered grows, before the hub "
@@ -83,15 +84,20 @@ SAFETY: dict[str, str] = {
         "No action is asked for outside its states, no event moves a session but along the way that the specification "
         "names, and an event that has no place in a state is called illegal and changes nothing."
     ),
-    "S5": "A heartbeat is asked for in a live state alone, by the process that trains.",
+    "S5": (
+        "A heartbeat is asked for in a live state alone, by the process that trains, where a hub is wanted, and it says "
+        "the state as it is."
+    ),
     "S6": (
         "Done means that every delivery was acknowledged, the close included, and names every row and the outcome; a close, an end "
         "and a closing checkpoint reach the hub behind what was asked for before them."
     ),
     "S7": (
-        "The hub never shows an older attempt's row over a newer one's: nothing arrives before the session is open, rows "
-        "arrive behind the opening of their attempt, under the attempt that recorded them and never behind rows of a newer one unless they were refused "
-        "before; and an attempt begins no later than behind its checkpoint."
+        "The hub never shows an older attempt's row over a newer one's: from the first epoch on that an opening names no row "
+        "of an earlier attempt is shown, whenever it arrives, and of each epoch the newest attempt's. Nothing arrives before "
+        "the session is open; rows arrive behind the opening of their attempt and under the attempt that recorded them; "
+        "those that were never refused arrive in the order of the attempts; and an attempt begins no later than behind its "
+        "checkpoint."
     ),
     "S8": (
         "Two first sends of one kind are at least its interval apart, counted from the hub's last answer to one, and "
@@ -191,14 +197,25 @@ class RowSeen(NamedTuple):
     number: int
     attempt: int
     epoch: int
+    step: int | None = None
+    final: bool = False
+
+    @property
+    def place(self) -> tuple[int, bool, int]:
+        """Where it stands: an epoch's steps, its row and its final evaluation stand beside each other."""
+        return self.epoch, self.final, -1 if self.step is None else self.step
 
 
 class Arrived(NamedTuple):
-    """A request reached the hub whole. `stored`: it was no repeat of what the hub holds under that key."""
+    """A request reached the hub whole. `stored`: it was no repeat of what the hub holds under that key.
+
+    `shown`: the numbers of the rows that the hub shows behind it, where the monitor `sees_rows`.
+    """
 
     action: AnyAction
     rows: tuple[RowSeen, ...]
     stored: bool
+    shown: frozenset[int] = frozenset()
 
 
 class Began(NamedTuple):
@@ -252,10 +269,12 @@ class Copy(NamedTuple):
 class Monitor(msgspec.Struct, frozen=True):
     """All that has to be remembered of a session to judge what comes next. Times in seconds, as the events tell them.
 
-    `sees_hub`: requests that arrive are told as well; without it, what the hub acknowledges is believed.
+    `sees_hub`: requests that arrive are told as well; without it, what the hub acknowledges is believed. `sees_rows`:
+    so is what the hub shows; it is for sessions of a few rows, as those of the search are.
     """
 
     sees_hub: bool = True
+    sees_rows: bool = False
     state: State = _IDLE
     #: The state that the journal tells: an attempt that begins is written down with its first step.
     written: State = _IDLE
@@ -274,6 +293,9 @@ class Monitor(msgspec.Struct, frozen=True):
     opened: tuple[int, ...] = ()
     newest_row: int = 0
     finals: tuple[int, ...] = ()
+    #: Where each attempt begins that is open there, and the rows that have to be shown, under their own attempts.
+    firsts: tuple[tuple[int, int], ...] = ()
+    in_force: tuple[RowSeen, ...] = ()
     # checkpoints
     choice: str = "all"
     saved_epoch: int = -1
@@ -286,6 +308,7 @@ class Monitor(msgspec.Struct, frozen=True):
     # the limits
     rows_since: float | None = None
     files_since: float | None = None
+    wants_hub: bool = True
     beat_since: float | None = None
     beat_out: bool = False
     rows_interval: float = 3.0
@@ -355,7 +378,7 @@ class _Judge:
             return
         if illegal:
             self.fail("S4", f"{name} has its place in {state.value}, and is called illegal")
-        self._moves(before, name, after, actions)
+        self._moves(before, event, after, actions)
         if state in TERMINAL_STATES:
             self._absorbs(before, after, actions, event)
         if not decision.journalled:
@@ -392,12 +415,15 @@ class _Judge:
     def _state(self) -> str:
         return self.monitor.state.value
 
-    def _moves(self, before: Memory, name: str, after: Memory, actions: tuple[AnyAction, ...]) -> None:
+    def _moves(self, before: Memory, event: Event, after: Memory, actions: tuple[AnyAction, ...]) -> None:
+        name = name_of(event)
         move = _MOVES.get((before.state, name))
         if after.state is not before.state:
-            if after.state is not move:
+            if after.state is not move or (isinstance(event, PretrainRoutineStart) and not _may_open(event)):
                 self.fail("S4", f"{name} leads from {before.state.value} to {after.state.value}")
-        elif (before.state, name) in _CERTAIN:
+        elif (before.state, name) in _CERTAIN or (
+            name == "pretrain_routine_start" and move and _may_open(event)
+        ):
             self.fail("S4", f"{name} leads nowhere from {before.state.value}")
         elif before.state is _IDLE and name in _TRAINER and not actions and after != before:
             self.fail("S4", f"{name} changes something, and no session is open")
@@ -420,6 +446,8 @@ class _Judge:
                     self.fail("S5", f"a heartbeat is asked for while {state.value}")
                 if not self.monitor.trains:
                     self.fail("S5", "a heartbeat is asked for, and nobody trains here")
+                if not self.monitor.wants_hub:
+                    self.fail("S5", "a heartbeat is asked for, and no hub is wanted")
                 if name != "heartbeat_tick":
                     self.fail("S4", f"{name} asks for a heartbeat")
             elif name == "retry_refused":
@@ -553,6 +581,7 @@ class _Judge:
             attempt=m.attempt + 1,
             starts=(*m.starts, m.rows),
             choice=event.checkpoints,
+            wants_hub=event.hub,
             kept_since=None,
             beat_since=None,
             beat_out=False,
@@ -684,7 +713,7 @@ class _Judge:
                     )
                     continue
                 case SendRows():
-                    in_turn = m.asked + 1 == action.first <= action.last <= m.rows
+                    in_turn = m.asked + 1 == action.first <= action.last == m.rows
                     if not in_turn:
                         self.fail(
                             "S1",
@@ -786,6 +815,8 @@ class _Judge:
             self._rows_arrived(fact, was_refused=out is not None and out.was_refused)
         if isinstance(action, OpenSession):
             self.note(opened=tuple(sorted({*m.opened, action.attempt})))
+            if m.sees_rows:
+                self.note(firsts=tuple(sorted({*m.firsts, (action.attempt, action.first_epoch)})))
         # An end may find nobody: giving up gives up an opening that waits, too. And a file of an attempt that was
         # given up before it was open may follow with the next one.
         elif not isinstance(action, RecordUsage | EndSession) and not m.opened:
@@ -798,6 +829,8 @@ class _Judge:
         self._in_turn(action, before)
         if out is not None:
             self.note(out=tuple(o._replace(arrived=True) if o is out else o for o in self.monitor.out))
+        if m.sees_rows:
+            self._shown(fact)
 
     def _rows_arrived(self, fact: Arrived, *, was_refused: bool) -> None:
         m = self.monitor
@@ -816,6 +849,28 @@ class _Judge:
                     )
         newest = max((row.attempt for row in fact.rows), default=0)
         self.note(newest_row=max(m.newest_row, newest))
+
+    def _shown(self, fact: Arrived) -> None:
+        """What the hub has to show is what it shows. The attempt of a row is the one that recorded it, whatever is said."""
+        m = self.monitor
+        arrived = (row._replace(attempt=sum(start < row.number for start in m.starts)) for row in fact.rows)
+        rows = sorted({*m.in_force, *arrived})
+        ends = {
+            attempt: min((first for later, first in m.firsts if later > attempt), default=None)
+            for attempt in {row.attempt for row in rows}
+        }
+        newest: dict[tuple[int, bool, int], int] = {}
+        counting = [row for row in rows if (end := ends[row.attempt]) is None or row.epoch < end]
+        for row in counting:
+            newest[row.place] = max(newest.get(row.place, 0), row.attempt)
+        in_force = tuple(row for row in counting if row.attempt == newest[row.place])
+        self.note(in_force=in_force)
+        wanted = {row.number for row in in_force}
+        for number in sorted(fact.shown - wanted):
+            attempt = sum(start < number for start in m.starts)
+            self.fail("S7", f"the hub shows row {number} of attempt {attempt}, where a newer one counts")
+        if wanted - fact.shown:
+            self.fail("S7", f"the hub does not show rows {sorted(wanted - fact.shown)}, which are in force")
 
     def _in_turn(self, action: AnyAction, before: tuple[_Out, ...]) -> None:
         """The last words reach the hub behind what was asked for before them."""
@@ -860,6 +915,11 @@ class _Judge:
         there = not m.best_waits or (best is not None and best.snapshot == m.best_waits)
         if not there:
             self.fail("S1", f"the best checkpoint ({m.best_waits}) is not kept")
+
+
+def _may_open(event: Event) -> bool:
+    """Whether a start opens a session: one is wanted, this is the main process, and none is open."""
+    return isinstance(event, PretrainRoutineStart) and event.wanted and event.main and not event.already_open
 
 
 def _first_or_last(memory: Memory, copies: Sequence[Copy], place: int) -> Copy | None:

@@ -7,6 +7,7 @@ every pair of a memory and an event that occurs, and the search itself runs over
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,7 +15,16 @@ import msgspec
 
 from hubstate import events as ev
 from hubstate import machine
-from hubstate.actions import AnyAction, Decision, Heartbeat, Memory, SendRows
+from hubstate.actions import (
+    AnyAction,
+    Decision,
+    Heartbeat,
+    KeepCheckpoint,
+    Memory,
+    OpenSession,
+    SendCheckpoint,
+    SendRows,
+)
 from hubstate.events import Event, name_of
 from hubstate.journal import Step
 from hubstate.outbox import FILES, WORDS
@@ -24,12 +34,15 @@ from hubstate.proof.model import (
     Box,
     Entry,
     Rig,
+    Shelf,
     aged,
     is_over,
     other_conditions,
     resettled,
     rows_of,
+    set_back,
     step_of,
+    uncounted,
     waiting,
 )
 from hubstate.proof.properties import (
@@ -38,15 +51,21 @@ from hubstate.proof.properties import (
     Fact,
     Holding,
     Monitor,
+    RowSeen,
     Told,
     Violation,
     without_beat,
 )
-from hubstate.states import TERMINAL_STATES, Outcome, State
+from hubstate.proof.remembered import misremembered, missaid
+from hubstate.states import LIVE_STATES, TERMINAL_STATES, CheckpointKind, Outcome, State
 
 _TICK = ev.Tick(NOW)
+#: When everything is over that has an interval (s).
+FAR = 10_000.0
 
 __all__ = ["FAULT", "GOES_ON", "PASSES", "PEOPLE", "RETRY", "Edge", "Moves", "World"]
+
+_CONFIG = {"lr": 0.5}
 
 #: What kind of a move it is: progress of a fair run; time that passes; a retry; what people choose; a fault.
 GOES_ON, PASSES, RETRY, PEOPLE, FAULT = range(5)
@@ -77,6 +96,13 @@ class Edge(NamedTuple):
     name: str
     world: World
     violations: tuple[Violation, ...] = ()
+
+
+class Hub(NamedTuple):
+    """What the hub holds: the keys that it would know again, and the rows that it shows."""
+
+    keys: frozenset[str] = frozenset()
+    shelf: Shelf = Shelf()
 
 
 class _Numbers(Generic[_T]):
@@ -116,7 +142,7 @@ class Moves:
         self.memories: _Numbers[Memory] = _Numbers(msgspec.msgpack.Encoder().encode)
         self.monitors: _Numbers[Monitor] = _Numbers(lambda monitor: monitor)
         self.boxes: _Numbers[Box] = _Numbers(lambda box: box)
-        self.hubs: _Numbers[frozenset[str]] = _Numbers(lambda hub: hub)
+        self.hubs: _Numbers[Hub] = _Numbers(lambda hub: hub)
         self.taken: set[int] = set()
         #: While a list: what is decided is noted there.
         self.heard: list[Decision] | None = None
@@ -150,8 +176,8 @@ class Moves:
             memory,
             True,
             self.boxes.of(Box()),
-            self.hubs.of(frozenset()),
-            self.monitors.of(Monitor()),
+            self.hubs.of(Hub()),
+            self.monitors.of(Monitor(sees_rows=True)),
             (self.bounds.refusals, self.bounds.lost, self.bounds.crashes),
         )
 
@@ -175,7 +201,7 @@ class Moves:
         if world.trains:
             yield from self._training(world, memory)
         box = self.boxes.values[world.box]
-        for entry in self._heads(world.box, memory.state):
+        for entry in self._heads(world.box, memory, trains=world.trains):
             yield from self._try(world, box, entry)
         yield from self._people(world, memory)
         yield from self._processes(world, memory)
@@ -189,7 +215,13 @@ class Moves:
                 PASSES,
                 world,
                 self._event(
-                    ev.Answered, at=NOW, hub=hub, model="m", metrics_interval=2.0, heartbeat_interval=6.0
+                    ev.Answered,
+                    at=NOW,
+                    hub=hub,
+                    model="m",
+                    url="u",
+                    metrics_interval=2.0,
+                    heartbeat_interval=6.0,
                 ),
             )
 
@@ -230,7 +262,8 @@ class Moves:
             yield of(ev.GiveUp, at=NOW, reason="stray")
         if idle:
             yield of(ev.RetryRefused, at=NOW)
-            yield of(ev.PretrainRoutineStart, at=NOW, session="S", name="m", main=False)
+            for unfit in ({"main": False}, {"wanted": False}, {"already_open": True}):
+                yield of(ev.PretrainRoutineStart, at=NOW, session="S", name="m", **unfit)
         # An answer to what nobody asked, or gave up meanwhile.
         yield of(ev.Delivered, at=NOW, key="S/9/rows/8-9", rows=2)
         yield of(ev.Refused, at=NOW, key="S/9/rows/8-9", reason="unknown")
@@ -242,8 +275,10 @@ class Moves:
         match memory.state:
             case State.IDLE:
                 if memory.attempt < self.bounds.attempts:
-                    for checkpoint in self._found(memory):
-                        yield self._tell(GOES_ON, world, self._beginning(memory, checkpoint))
+                    # Whoever resumes a session that began without a hub may have one.
+                    hubs = {self.bounds.hub, self.bounds.hub or memory.attempt > 0}
+                    for checkpoint, hub in itertools.product(self._found(memory), sorted(hubs)):
+                        yield self._tell(GOES_ON, world, self._beginning(memory, checkpoint, hub=hub))
             case State.SESSION_CREATED:
                 yield self._tell(GOES_ON, world, self._event(ev.PretrainRoutineEnd, at=NOW))
             case State.TIMING:
@@ -253,7 +288,8 @@ class Moves:
                 if memory.rows < self.bounds.rows and not (
                     scripted and turn and memory.saves < self.bounds.saves
                 ):
-                    yield self._tell(GOES_ON, world, self._row(memory))
+                    for row in self._row(memory):
+                        yield self._tell(GOES_ON, world, row)
                 if memory.saves < self.bounds.saves and (turn or not scripted):
                     for save in self._saves(memory):
                         yield self._tell(GOES_ON, world, save)
@@ -269,7 +305,7 @@ class Moves:
         newest = [max(kept, key=lambda k: (k.attempt, k.at)).epoch] if kept else [-1]
         return sorted({*own, *newest})
 
-    def _beginning(self, memory: Memory, checkpoint: int) -> Event:
+    def _beginning(self, memory: Memory, checkpoint: int, *, hub: bool) -> Event:
         bounds = self.bounds
         return self._event(
             ev.PretrainRoutineStart,
@@ -282,14 +318,25 @@ class Moves:
             heartbeat_interval=bounds.heartbeat,
             checkpoints=bounds.choice,
             usage=bounds.usage,
+            hub=hub,
+            epochs=9,
+            project="p",
+            group="g",
+            tags=("t",),
+            config=_CONFIG,
         )
 
-    def _row(self, memory: Memory) -> Event:
+    def _row(self, memory: Memory) -> Iterator[Event]:
         number = memory.rows + 1
         epoch = 0 if memory.epoch is None else memory.epoch + 1
-        if number % 2 == 0:
-            return self._event(ev.TrainBatchEnd, at=NOW, epoch=epoch, step=number, metrics={})
-        return self._event(ev.FitEpochEnd, at=NOW, epoch=epoch, metrics={})
+        if self.bounds.astray:
+            # One that tells epochs, and the first one again as if it had not resumed.
+            for told in sorted({0, epoch}):
+                yield self._event(ev.FitEpochEnd, at=NOW, epoch=told, metrics={})
+        elif number % 2 == 0:
+            yield self._event(ev.TrainBatchEnd, at=NOW, epoch=epoch, step=number, metrics={})
+        else:
+            yield self._event(ev.FitEpochEnd, at=NOW, epoch=epoch, metrics={})
 
     def _saves(self, memory: Memory) -> Iterator[Event]:
         number = memory.saves + 1
@@ -298,11 +345,17 @@ class Moves:
         # A better one, one as good, a worse one, or none is told.
         told = (1.0,) if best is None else (best + 1.0, best, best - 1.0)
         scripted = told[:1] if number % 2 else (None,)
-        free = (None, *told) if self.bounds.fitness else (None,)
+        free = (None, *told) if self.bounds.fitness else (None, told[0]) if self.bounds.kinds else (None,)
         for fitness in scripted if self.bounds.scripted else free:
             yield self._event(
-                ev.ModelSave, at=NOW, epoch=epoch, path="p", size=1, mtime_ns=number, fitness=fitness, snapshot=f"s{number}"
+                ev.ModelSave, at=NOW, epoch=epoch, path="p", size=number, mtime_ns=number, fitness=fitness, snapshot=f"s{number}"
             )  # fmt: skip
+        if self.bounds.kinds:
+            fields = {"at": NOW, "epoch": epoch, "path": "p", "size": number, "mtime_ns": number}
+            fitness = None if best is None else best + 1.0
+            named = {"kind": CheckpointKind.FINAL, "fitness": fitness, "snapshot": f"s{number}"}
+            yield self._event(ev.ModelSave, **fields, **named)
+            yield self._event(ev.ModelSave, **fields, fitness=9.0, unkept="it is torn")
 
     def _train_ends(self, memory: Memory) -> Iterator[Event]:
         yield self._event(ev.TrainEnd, at=NOW)
@@ -372,11 +425,14 @@ class Moves:
             world = world._replace(box=self.boxes.of(box))
         return world._replace(monitor=monitor)
 
-    def _heads(self, box: int, state: State) -> list[Entry]:
+    def _heads(self, box: int, memory: Memory, *, trains: bool) -> list[Entry]:
         """What may leave next."""
-        quick = self.bounds.quick
+        quick, state = self.bounds.quick, memory.state
         # Whoever resumes says so before anything else; a session that nobody began has nothing to deliver.
         if state is State.IDLE or (quick and state in (State.SESSION_CREATED, State.TIMING)):
+            return []
+        # Without a hub nothing leaves, until somebody delivers what is left.
+        if trains and not memory.hub_wanted:
             return []
         heads = [entry for lane in (WORDS, FILES) if (entry := self._claim(box, lane)) is not None]
         if quick and is_over(state) and len(heads) == 2 and heads[1].kind == "file" and not heads[1].waits:
@@ -394,11 +450,18 @@ class Moves:
         """One delivery is tried: it is acknowledged, its acknowledgement is lost, or it is tried in vain."""
         action, key = self._action(entry.text), entry.key
         hub = self.hubs.values[world.hub]
-        stored = key not in hub or not self.rig.repeats
-        monitor, found = self._observed(world.monitor, Arrived(action, rows_of(box, entry), stored))
-        there = world._replace(monitor=monitor)
+        stored = key not in hub.keys or not self.rig.repeats
+        carried = rows_of(box, entry)
+        shelf, shown = (
+            self._shelved(world.hub, action, carried) if stored else (hub.shelf, _numbers(hub.shelf))
+        )
+        monitor, found = self._observed(world.monitor, Arrived(action, carried, stored, shown))
+        there = world._replace(monitor=monitor, hub=self.hubs.of(Hub(hub.keys, shelf)))
         rows = action.last - action.first + 1 if isinstance(action, SendRows) else 0
-        accepted = self._tell(GOES_ON, there, self._event(ev.Delivered, at=NOW, key=key, rows=rows))
+        digest = "0f" if isinstance(action, SendCheckpoint) else ""
+        accepted = self._tell(
+            GOES_ON, there, self._event(ev.Delivered, at=NOW, key=key, rows=rows, sha256=digest)
+        )
         yield Edge(
             GOES_ON,
             f"{key} is acknowledged",
@@ -406,12 +469,13 @@ class Moves:
             (*found, *accepted.violations),
         )
         refusals, losses, crashes = world.left
-        if losses and key not in hub:
+        if losses and key not in hub.keys:
             lost = self._in_vain(there, entry, waits=False)
-            held = lost.world._replace(hub=self.hubs.of(hub | {key}), left=(refusals, losses - 1, crashes))
+            kept = self.hubs.of(Hub(hub.keys | {key}, shelf))
+            held = lost.world._replace(hub=kept, left=(refusals, losses - 1, crashes))
             yield Edge(FAULT, f"{key} arrives, its acknowledgement is lost", held, (*found, *lost.violations))
         yield from self._outages(world, entry)
-        if refusals and key not in hub:
+        if refusals and key not in hub.keys:
             told = self._tell(
                 FAULT, world, self._event(ev.Refused, at=NOW, key=key, reason="4xx", status=413)
             )
@@ -421,7 +485,7 @@ class Moves:
                 told.world._replace(left=(refusals - 1, losses, crashes)),
                 told.violations,
             )
-        if self.bounds.foreign and key not in hub and entry.kind != "open":
+        if self.bounds.foreign and key not in hub.keys and entry.kind != "open":
             told = self._tell(
                 GOES_ON, world, self._event(ev.Delivered, at=NOW, key=key, not_taken="no such thing here")
             )
@@ -450,10 +514,32 @@ class Moves:
             after = resettled(after, entry.key, waits=True)
         return told if after is box else told._replace(world=told.world._replace(box=self.boxes.of(after)))
 
+    def _shelved(
+        self, number: int, action: AnyAction, rows: tuple[RowSeen, ...]
+    ) -> tuple[Shelf, frozenset[int]]:
+        """What the hub shows behind a request, and the numbers of those rows."""
+        cache = self._cache("shelved")
+        token = (number, id(action), rows)
+        found: tuple[Shelf, frozenset[int]] | None = cache.get(token)
+        if found is None:
+            shelf = self.rig.shelved(self.hubs.values[number].shelf, action, rows)
+            found = cache[token] = (shelf, _numbers(shelf))
+        return found
+
     def _forgetting(self, world: World) -> World:
-        """Of what a hub holds, only that counts which could come a second time."""
+        """Of what a hub holds, only that counts which could come a second time, and what it shows while rows may come."""
         hub = self.hubs.values[world.hub]
-        left = hub & frozenset(waiting(self.boxes.values[world.box])) if hub else hub
+        box = self.boxes.values[world.box]
+        keys = hub.keys & frozenset(waiting(box)) if hub.keys else hub.keys
+        shelf = hub.shelf
+        memory = self.memories.values[world.live]
+        if (
+            is_over(memory.state)
+            and not self._may_follow(memory.state, memory.attempt)
+            and not any(entry.kind in ("open", "rows") for entry in box.entries)
+        ):
+            shelf = Shelf()
+        left = Hub(keys, shelf)
         return world if left == hub else world._replace(hub=self.hubs.of(left))
 
     def _people(self, world: World, memory: Memory) -> Iterator[Edge]:
@@ -483,6 +569,9 @@ class Moves:
                 left = (refusals, losses, crashes - 1)
                 died = world._replace(live=world.durable, trains=False, box=self.boxes.of(box), left=left)
                 yield self._began(FAULT, "the process dies", died)
+            if not memory.hub_wanted and is_over(memory.state):
+                ended = world._replace(live=world.durable, trains=False)
+                yield self._began(GOES_ON, "the process ends, and another one delivers what is left", ended)
         elif self._may_resume(memory):
             fresh = self._number(aged(self.rig.next_attempt(durable)))
             kind = PEOPLE if is_over(memory.state) else GOES_ON
@@ -511,7 +600,7 @@ class Moves:
             found = (*dead.violations, *held, *begun.violations)
             start = begun
             for event in (
-                self._beginning(durable, checkpoint),
+                self._beginning(durable, checkpoint, hub=self.bounds.hub),
                 self._event(ev.PretrainRoutineEnd, at=NOW),
                 self._event(ev.TrainStart, at=NOW),
             ):
@@ -542,7 +631,7 @@ class Moves:
             event = self._events[kind, key] = kind(at=NOW, key=key, **fields)
         return event
 
-    def _event(self, kind: type[Event], **fields: Any) -> Event:
+    def _event(self, kind: type[Event], /, **fields: Any) -> Event:
         token = (kind, *(repr(value) if isinstance(value, dict) else value for value in fields.values()))
         event = self._events.get(token)
         if event is None:
@@ -575,16 +664,74 @@ class Moves:
         decision = self.rig.decide(memory, event)
         after = aged(decision.memory)
         found: list[Violation] = []
+        wrong = [*missaid(memory, decision), *misremembered(memory, decision)]
+        elsewhere = other_conditions(memory)
         for other in _variants(event):
-            again = self.rig.decide(other_conditions(memory), other)
-            if again.actions != decision.actions or aged(again.memory) != after:
+            again = self.rig.decide(elsewhere, other)
+            # A sign of life tells how many rows wait.
+            same = (
+                len(again.actions) == len(decision.actions)
+                if again.actions and isinstance(again.actions[0], Heartbeat)
+                else again.actions == decision.actions
+            )
+            if not same or uncounted(aged(again.memory)) != uncounted(after):
                 found.append(Violation("S8", f"{name_of(event)} decided twice gives two answers"))
+            wrong += (*missaid(elsewhere, again), *misremembered(elsewhere, again))
         choice = machine.choose(memory, event)
         if choice is not None and choice.rule is not None:
             self.taken.add(self._rules[id(choice.rule)])
         step = step_of(memory, decision) if decision.journalled else None
         forgotten = () if step is None else self._forgotten(memory, decision.memory, step)
-        return _Decided(decision, name_of(event), self._number(after), step, tuple(found), forgotten)
+        return _Decided(
+            decision, name_of(event), self._number(after), step, tuple(found), (*forgotten, *wrong)
+        )
+
+    # -- what is asked aside ---------------------------------------------------------------------------------
+
+    def aside(self) -> Iterator[tuple[int, Decision | None, Violation]]:
+        """What is wrong beside the way that sessions took: the memory's number, what was decided there, what it violates.
+
+        Each event that was met is told in other words and with the clock set back, which is judged and not followed;
+        and each memory is asked when the next tick is due.
+        """
+        met = [(live, self._decisions[n].decision.event) for (live, _), n in self._by_pair.items()]
+        for live, event in met:
+            memory = self.memories.values[live]
+            decisions = [self.rig.decide(memory, other) for other in _otherwise(event)]
+            for decision in decisions:
+                for violation in (*missaid(memory, decision), *misremembered(memory, decision)):
+                    yield live, decision, violation
+            if not self.bounds.quick:
+                ahead = set_back(memory)
+                decision = self.rig.decide(ahead, event)
+                judged = (_hasty(ahead, decision), missaid(ahead, decision), misremembered(ahead, decision))
+                for violation in itertools.chain(*judged):
+                    yield live, decision, violation
+        for live in dict.fromkeys(live for live, _ in met):
+            for violation in self._untimely(self.memories.values[live]):
+                yield live, None, violation
+
+    def _untimely(self, memory: Memory) -> Iterator[Violation]:
+        """Whoever ticks asks when: a tick then finds something due, one before it does not, and none is forgotten."""
+        lives = memory.state in LIVE_STATES and memory.hub_wanted
+        for beats in {lives, False}:
+            rest = self.rig.next_due(memory, NOW, heartbeats=beats)
+            if rest is None:
+                wrong = self._asks(memory, FAR, beats=beats)
+            else:
+                early = rest > 0 and self._asks(memory, rest - min(rest, 0.5), beats=beats)
+                wrong = early or not self._asks(memory, rest, beats=beats)
+            if wrong:
+                told = "no tick" if rest is None else f"a tick in {rest:g} s"
+                yield Violation(
+                    "L2",
+                    f"{told} is awaited while {memory.state.value}, and something is due at another time",
+                )
+
+    def _asks(self, memory: Memory, after: float, *, beats: bool) -> bool:
+        at = NOW + after
+        ticks: tuple[Event, ...] = (ev.Tick(at), ev.HeartbeatTick(at)) if beats else (ev.Tick(at),)
+        return any(self.rig.decide(memory, tick).actions for tick in ticks)
 
     def _forgotten(self, before: Memory, after: Memory, step: Step) -> tuple[Violation, ...]:
         """The memory that lives on must be the one that the journal's line rebuilds; heartbeats are not written."""
@@ -631,7 +778,7 @@ class Moves:
     def _observed(self, monitor: int, fact: Arrived | Began) -> tuple[int, tuple[Violation, ...]]:
         token: tuple[object, ...]
         if isinstance(fact, Arrived):
-            token = (monitor, id(fact.action), fact.rows, fact.stored)
+            token = (monitor, id(fact.action), fact.rows, fact.stored, fact.shown)
         else:
             token = (monitor, id(fact.memory), fact.trains)
         cache = self._cache("observed")
@@ -646,15 +793,7 @@ class Moves:
 
     def _number(self, memory: Memory) -> int:
         """Numbers a memory. The clocks of the limits play no part where no attempt can follow."""
-        memory = msgspec.structs.replace(
-            memory,
-            rows_delivered=0,
-            rows_not_taken=0,
-            files_delivered=0,
-            rows_given_up=0,
-            final_sha256="",
-            not_taken=(),
-        )
+        memory = uncounted(memory)
         if is_over(memory.state) and not self._may_follow(memory.state, memory.attempt):
             memory = msgspec.structs.replace(
                 memory, metrics_since=None, checkpoint_since=None, kept_at=None, kept_last=None, saved=None,
@@ -678,6 +817,8 @@ class Moves:
                 kept_since=None,
                 saved_in=0,
             )
+            if not any(out.kind in (OpenSession, SendRows) for out in monitor.out):
+                monitor = msgspec.structs.replace(monitor, in_force=(), firsts=())
         monitor = msgspec.structs.replace(monitor, rows_delivered=0, rows_not_taken=0, files_delivered=0)
         beat = monitor.beat_since
         if beat is not None and beat <= NOW - monitor.beat_interval:
@@ -698,6 +839,57 @@ class Moves:
 
     def _cache(self, name: str) -> dict[Any, Any]:
         return self._caches.setdefault(name, {})
+
+
+def _numbers(shelf: Shelf) -> frozenset[int]:
+    return frozenset(row.number for row in shelf.rows)
+
+
+def _hasty(memory: Memory, decision: Decision) -> Iterator[Violation]:
+    """A remembered time that lies ahead counts as now: nothing is due that has an interval."""
+    if isinstance(decision.event, ev.TrainEnd | ev.Abort | ev.RetryRefused):
+        return
+    for action in decision.actions:
+        clocks = {
+            SendRows: (memory.metrics_since, memory.metrics_interval),
+            SendCheckpoint: (memory.checkpoint_since, memory.checkpoint_interval),
+            Heartbeat: (memory.heartbeat_since, memory.heartbeat_interval),
+        }
+        since, interval = clocks.get(type(action), (None, 0.0))
+        if isinstance(action, KeepCheckpoint) and action.kind is CheckpointKind.LAST:
+            since, interval = memory.kept_at, memory.checkpoint_interval
+        if since is not None and interval > 0:
+            yield Violation(
+                "S8", f"{action.key} is asked for, and the clock was set back before its last one"
+            )
+
+
+def _otherwise(event: Event) -> tuple[Event, ...]:
+    """The event in other words, which lead to the same moves: what is said and remembered of them must be theirs."""
+    changed = msgspec.structs.replace
+    match event:
+        case ev.PretrainRoutineStart():
+            return changed(event, name=""), changed(
+                event, name="another", epochs=None, tags=(), first_epoch=0
+            )
+        case ev.TrainEnd():
+            return (changed(event, outcome=Outcome.STOPPED),)
+        case ev.Abort():
+            return (changed(event, outcome=Outcome.INTERRUPTED, reason="another reason"),)
+        case ev.GiveUp() | ev.StopRequested():
+            return (changed(event, reason="another reason"),)
+        case ev.FitEpochEnd():
+            return (changed(event, epoch=event.epoch + 3, final=not event.final),)
+        case ev.Delivered():
+            return (changed(event, not_taken="another thing", rows=1),)
+        case ev.Answered():
+            return (
+                ev.Answered(at=NOW, url="another place"),
+                ev.Answered(at=NOW, metrics_interval=-1.0, checkpoint_interval=-1.0, heartbeat_interval=1.0),
+                ev.Answered(at=NOW, checkpoint_interval=7.0, model="another model"),
+            )
+        case _:
+            return ()
 
 
 def _variants(event: Event) -> tuple[Event, ...]:

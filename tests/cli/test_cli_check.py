@@ -28,8 +28,8 @@ def test_a_counterexample_is_printed_and_drawn(monkeypatch, tmp_path):
     """What fails is named with the shortest way there, the picture shows that way, and it ends 1."""
     plant = PLANTED["a heartbeat after done"]
 
-    def broken(bounds, *, show):
-        return found(bounds, rig=plant.rig, show=show)
+    def broken(bounds, **how):
+        return found(bounds, rig=plant.rig, **how)
 
     found = check.check
     monkeypatch.setattr(check, "check", broken)

@@ -6,6 +6,7 @@ import pytest
 
 from hubstate import machine
 from hubstate.clock import VirtualClock
+from hubstate.proof import check as proof
 from hubstate.proof.check import FULL, QUICK, Report, check
 from hubstate.proof.model import Bounds, Rig
 from hubstate.proof.planted import PLANTED
@@ -24,7 +25,7 @@ def test_the_real_decisions_hold_within_the_full_bound():
     report = check(FULL)
     assert report.failed is None, str(report)
     # Some 70 microseconds a move: the bound is there for whoever waits, and its measure for every machine.
-    assert report.edges < 270_000
+    assert report.edges < 320_000
     assert report.rows == frozenset(range(1, len(machine.TABLE) + 1))
 
 
@@ -34,6 +35,14 @@ def test_the_full_bound_is_what_it_has_to_be():
     assert (bound.rows, bound.saves, bound.attempts) == (3, 2, 2)
     assert (bound.refusals, bound.lost, bound.crashes) == (1, 1, 1)
     assert bound.beats
+
+
+def test_one_search_has_no_hub_and_one_has_odd_saves():
+    """A training without a hub, saves that are named final or torn, and epochs that are told again have a search each."""
+    for bounds in (FULL, QUICK):
+        assert any(not bound.hub and bound.beats for bound in bounds.values())
+        assert any(bound.kinds for bound in bounds.values())
+        assert any(bound.astray for bound in bounds.values())
 
 
 def found(plant: str) -> Report:
@@ -101,6 +110,25 @@ def test_the_same_search_finds_the_same():
     bounds = {"tiny": QUICK["refusals"]}
     clock = VirtualClock()
     assert check(bounds, clock=clock) == check(bounds, clock=clock)
+
+
+def test_several_processes_find_the_same():
+    """Searches that are shared by two processes are reported as one process reports them, in the same order."""
+    bounds = {name: QUICK[name] for name in ("refusals", "two refusals", "only none")}
+    heard = []
+    shared = check(bounds, clock=VirtualClock(), processes=2, show=heard.append)
+    assert shared == check(bounds, clock=VirtualClock())
+    assert heard == list(shared.searches)
+
+
+def test_several_processes_find_what_is_broken_here(monkeypatch):
+    """What was replaced in this process is judged by the others as well, and behind a violation nothing is reported."""
+    broken = Rig(next_due=PLANTED["a tick that nobody awaits"].rig.next_due)
+    monkeypatch.setattr(proof, "Rig", lambda: broken)
+    bounds = {name: QUICK[name] for name in ("only none", "refusals", "two refusals")}
+    report = check(bounds, clock=VirtualClock(), processes=2)
+    assert [search.name for search in report.searches] == ["only none"]
+    assert report.failed is not None
 
 
 def test_a_dead_end_is_found():

@@ -20,6 +20,7 @@ from hubstate.proof.properties import (
     RowSeen,
     Told,
     Violation,
+    _Out,
 )
 from hubstate.states import CheckpointKind, Outcome, State
 
@@ -177,6 +178,109 @@ def test_a_row_of_another_attempt_is_seen():
     seen = after(4)
     seen.arrive(OpenSession)
     assert "S7" in seen.observe(Arrived(rows, (RowSeen(1, 2, 0),), stored=True))
+
+
+def shown(*, first: int, late: bool, shows: set[int]) -> list[str]:
+    """Two rows of epoch 0 and 1 by attempt 1, one of epoch `first` by attempt 2; row 2 arrives last, or in its turn."""
+    rows = (RowSeen(1, 1, 0), RowSeen(2, 1, 1), RowSeen(3, 2, first))
+    seen = Seen()
+    seen.monitor = Monitor(sees_rows=True, starts=(0, 2), rows=3, attempt=2)
+    openings = [
+        OpenSession(f"S/{n}/open", n, session="S", name="m", first_epoch=e) for n, e in ((1, 0), (2, first))
+    ]
+    sends = [SendRows(f"S/rows/{n}", 1, first=n, last=n) for n in (1, 2, 3)]
+    seen.monitor = msgspec.structs.replace(
+        seen.monitor, out=tuple(_Out(s.key, SendRows, 1, s.first, s.last, was_refused=True) for s in sends)
+    )
+    second = Arrived(sends[1], rows[1:2], stored=True, shown=frozenset({1, 2}))
+    facts = [
+        Arrived(openings[0], (), stored=True),
+        Arrived(sends[0], rows[:1], stored=True, shown=frozenset({1})),
+    ]
+    facts += [] if late else [second]
+    for fact in facts:
+        assert seen.observe(fact) == []
+    there = frozenset({1} if late or first <= 1 else {1, 2}) if first else frozenset()
+    assert seen.observe(Arrived(openings[1], (), stored=True, shown=there)) == []
+    if late:
+        assert seen.observe(Arrived(sends[2], rows[2:], stored=True, shown=there | {3})) == []
+        return seen.observe(second._replace(shown=frozenset(shows)))
+    return seen.observe(Arrived(sends[2], rows[2:], stored=True, shown=frozenset(shows)))
+
+
+@pytest.mark.parametrize(
+    ("first", "late", "shows", "found"),
+    [
+        (1, False, {1, 3}, []),
+        (1, True, {1, 3}, []),
+        (0, True, {3}, []),
+        (1, False, {1, 2, 3}, ["S7"]),
+        (1, True, {1, 2, 3}, ["S7"]),
+        (1, True, {1, 2}, ["S7", "S7"]),
+        (0, True, {2}, ["S7", "S7"]),
+        (1, False, {3}, ["S7"]),
+        (2, False, {1, 2, 3}, []),
+        (2, True, {1, 2, 3}, []),
+        (2, True, {1, 3}, ["S7"]),
+    ],
+)
+def test_an_older_row_that_is_shown_over_a_newer_one_is_seen(
+    first: int, late: bool, shows: set[int], found: list[str]
+):
+    """S7: from the first epoch of an attempt on nothing older is shown, also where it was refused and comes late."""
+    assert shown(first=first, late=late, shows=shows) == found
+
+
+def test_an_older_row_of_the_same_place_is_seen():
+    """S7: a newer attempt that tells an epoch before its first one replaces the older one's row of that epoch."""
+    monitor = Monitor(
+        sees_rows=True,
+        starts=(0, 1),
+        rows=2,
+        attempt=2,
+        opened=(1, 2),
+        firsts=((1, 0), (2, 5)),
+        in_force=(RowSeen(1, 1, 0),),
+    )
+    newer = Arrived(SendRows("S/2/rows/2-2", 2, first=2, last=2), (RowSeen(2, 2, 0),), stored=True)
+    assert monitor.observe(newer._replace(shown=frozenset({2})))[1] == ()
+    assert [v.name for v in monitor.observe(newer._replace(shown=frozenset({1, 2})))[1]] == ["S7"]
+
+
+@pytest.mark.parametrize("how", [{"main": False}, {"wanted": False}, {"already_open": True}])
+def test_a_session_that_nobody_may_open_is_seen(how: dict[str, bool]):
+    """S4: only the main process opens a session, where one is wanted and none is open; and then it does."""
+    opening, unfit = RUN[0], ev.PretrainRoutineStart(0.0, session="S", **how)
+    seen = Seen()
+    opened = decide(seen.memory, opening)
+    assert "S4" in seen.observe(Told(seen.memory, opened._replace(event=unfit)))
+    seen = Seen()
+    held = decide(seen.memory, unfit)
+    assert seen.observe(Told(seen.memory, held)) == []
+    assert "S4" in seen.observe(Told(seen.memory, held._replace(event=opening)))
+
+
+def test_a_heartbeat_without_a_hub_is_seen():
+    """S5: where no hub is wanted, no sign of life is asked for."""
+    seen = after(3)
+    seen.monitor = msgspec.structs.replace(seen.monitor, wants_hub=False)
+    assert seen.tell(ev.HeartbeatTick(400.0)) == ["S5"]
+
+
+def test_a_monitor_learns_whether_a_hub_is_wanted():
+    """The attempt that begins says whether there is a hub, and the real decisions ask none for a sign of life then."""
+    seen = Seen()
+    assert seen.tell(ev.PretrainRoutineStart(0.0, session="S", hub=False), ev.HeartbeatTick(400.0)) == []
+    assert not seen.monitor.wants_hub
+
+
+def test_a_send_that_leaves_a_row_behind_is_seen():
+    """S1: a send of rows names all that wait."""
+    seen = after(3)
+    seen.tell(ev.FitEpochEnd(2.5, 0, {}))
+    decision = decide(seen.memory, ev.FitEpochEnd(10.0, 1, {}))
+    fewer = tuple(msgspec.structs.replace(a, last=1) for a in decision.actions if isinstance(a, SendRows))
+    assert "S1" in seen.observe(Told(seen.memory, decision._replace(actions=fewer)))
 
 
 @pytest.mark.parametrize(("epoch", "found"), [(0, []), (1, []), (2, ["S7"])])
