@@ -167,11 +167,14 @@ def test_rows_arrive_in_the_order_of_epochs(scene: Scene, answer: str) -> None:
     }
     session = scene.start(limits=Limits(metrics=0.0))
     for epoch in range(20):
-        if epoch % 5 == 0:
-            scene.then(ROWS, *[held_up[answer]] * 2)
+        if epoch % 6 == 0:
+            # 18 fails for longer, so that the send of the end waits behind it.
+            scene.then(ROWS, *[held_up[answer]] * (6 if epoch == 18 else 2))
         session.log({"loss": 0.5}, epoch=epoch)
         scene.spend(1.0)
     session.finish()
+    if session.waiting:
+        scene.sync(session)
     arrived: list[int] = []
     for came in scene.about(ROWS):
         sent = [row["epoch"] for row in came.request.json["metrics"]]
