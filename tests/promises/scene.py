@@ -25,7 +25,20 @@ from hubstate.sync import Remainder, deliver
 from hubstate.testing.clock import FakeClock
 from hubstate.testing.one_thread import open_session
 
-__all__ = ["AUTH", "BEAT", "END", "KEY", "OPEN", "ROWS", "UPLOAD", "Came", "Scene", "spend", "weights"]
+__all__ = [
+    "AUTH",
+    "BEAT",
+    "END",
+    "KEY",
+    "OPEN",
+    "ROWS",
+    "UPLOAD",
+    "Came",
+    "Scene",
+    "about",
+    "spend",
+    "weights",
+]
 
 KEY = "ul_0123456789012345678901234567890123456789"
 #: What requests are about, by what stands in their paths.
@@ -63,6 +76,8 @@ class Scene:
         self.folder = folder
         self.behind = hub
         self.came: list[Came] = []
+        #: The requests that the hub behind the wire got, in order of arrival.
+        self.reached: list[Request] = []
         self._then: list[tuple[str, Answers]] = []
         self._always: tuple[tuple[str, ...], Answers] | None = None
         self._sessions: list[Session] = []
@@ -86,6 +101,11 @@ class Scene:
         finally:
             self._always = None
 
+    def recover(self) -> None:
+        """From now on everything gets through."""
+        self._then.clear()
+        self._always = None
+
     def lost(self, request: Request) -> Says:
         """The hub gets the request whole, and its answer gets lost."""
         self.reach(request)
@@ -93,6 +113,7 @@ class Scene:
 
     def reach(self, request: Request) -> Says:
         """What the hub behind the wire answers."""
+        self.reached.append(request)
         headers = {name: value for name, value in request.headers.items() if name not in ("host", *_HOP)}
         with self._forward.request(
             request.method,
