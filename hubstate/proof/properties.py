@@ -829,7 +829,7 @@ class _Judge:
         self._in_turn(action, before)
         if out is not None:
             self.note(out=tuple(o._replace(arrived=True) if o is out else o for o in self.monitor.out))
-        if m.sees_rows:
+        if m.sees_rows and isinstance(action, OpenSession | SendRows):
             self._shown(fact)
 
     def _rows_arrived(self, fact: Arrived, *, was_refused: bool) -> None:
