@@ -99,7 +99,8 @@ class Backlog:
     Stepped by one thread. `mine` is the session that trains; it and any that a living process owns are left alone. A
     session of which nothing leaves for long lets another one try, for a hub may fail at it alone. What a journal told
     is remembered: as long as nobody writes in it, a session with nothing to do costs a look at its folder, and no
-    reading. What this machine does to an older session is logged, and hinders neither the next one nor who trains.
+    reading. What this machine does to an older session is logged, and hinders neither the next one nor who trains; that
+    one is tried again later.
     """
 
     def __init__(self, directory: Path, mine: str, hub: Hub, clock: Clock, chance: random.Random) -> None:
@@ -115,6 +116,8 @@ class Backlog:
         self._turn = SHORTEST_TURN
         #: Where each journal ended that told of nothing to do here, by the session: its newest file, and its bytes.
         self._settled: dict[str, tuple[str, int]] = {}
+        #: The sessions that this machine failed, and when each is tried again (on the monotonic clock).
+        self._set_aside: dict[str, float] = {}
 
     def step(self) -> float:
         """One parcel, or one look into a journal; returns the seconds until it wants to be called again."""
@@ -147,7 +150,7 @@ class Backlog:
         try:
             rest = remainder.step()
         except (StorageError, sqlite3.OperationalError) as failure:
-            _warn("hubstate.session_undelivered", remainder.folder, failure)
+            self._put_aside("hubstate.session_undelivered", remainder.folder, failure)
             self._let_go()
             return BETWEEN_LOOKS
         if remainder.memory.outstanding != before:
@@ -168,7 +171,7 @@ class Backlog:
         except SessionBusy:
             return  # another process was quicker
         except (StorageError, sqlite3.OperationalError) as failure:
-            _warn("hubstate.session_undelivered", folder, failure)
+            self._put_aside("hubstate.session_undelivered", folder, failure)
 
     def _let_go(self) -> None:
         if self._current is None:
@@ -178,7 +181,12 @@ class Backlog:
             current.close()
         except StorageError as failure:
             # After a power cut something of it may leave once more, under the same key.
-            _warn("hubstate.session_unsynced", current.folder, failure)
+            self._put_aside("hubstate.session_unsynced", current.folder, failure)
+
+    def _put_aside(self, what: str, folder: Path, failure: Exception) -> None:
+        """Each try costs a segment of a journal, so what a full disk hinders is not tried at every look."""
+        self._set_aside[folder.name] = self._clock.monotonic() + LONGEST_TURN
+        log("hubstate.backlog").warning(what, folder=str(folder), reason=str(failure))
 
     # -- looking for the next one ----------------------------------------------------------------------------
 
@@ -188,11 +196,13 @@ class Backlog:
             self._folders = [folder for folder in sessions_in(self._directory) if folder.name != self._mine]
         while self._folders:
             folder = self._folders.pop(0)
+            if self._set_aside.get(folder.name, 0.0) > self._clock.monotonic():
+                continue
             try:
                 if self._settled.get(folder.name) != _end_of(folder) and owner_of(folder) is None:
                     return folder
             except (StorageError, OSError) as failure:
-                _warn("hubstate.session_unreadable", folder, failure)
+                self._put_aside("hubstate.session_unreadable", folder, failure)
         self._folders = None
         return None
 
@@ -209,7 +219,7 @@ class Backlog:
         except SessionBusy:
             return False  # another process was quicker
         except (StorageError, OSError) as failure:
-            _warn("hubstate.session_unreadable", folder, failure)
+            self._put_aside("hubstate.session_unreadable", folder, failure)
             if not isinstance(failure, JournalDamaged):
                 return False  # it may pass
         self._settled[folder.name] = end
@@ -220,7 +230,3 @@ def _end_of(folder: Path) -> tuple[str, int]:
     """Where a journal ends: it is never the same again once somebody has written in it."""
     newest = max(folder.glob("journal-*"), default=None)
     return ("", 0) if newest is None else (newest.name, newest.stat().st_size)
-
-
-def _warn(what: str, folder: Path, failure: Exception) -> None:
-    log("hubstate.backlog").warning(what, folder=str(folder), reason=str(failure))

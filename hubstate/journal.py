@@ -219,8 +219,13 @@ class Journal:
         #: The check of the last line that the disk keeps, and the last segment whose name it keeps.
         self._synced = ""
         self._named = 0
-        self._begin(recovery.memory)
         self._adopt_earlier()
+        self._keep_earlier()
+        try:
+            self._begin(recovery.memory)
+        except BaseException:
+            self._let_go()
+            raise
 
     @property
     def n(self) -> int:
@@ -326,13 +331,10 @@ class Journal:
                 self._let_go()
 
     def _adopt_earlier(self) -> None:
-        """The next sync keeps the earlier segments too: who wrote them may have died before its own.
-
-        What is written from now on builds on them, so a power cut must not take their ends and leave this one.
-        """
+        """Opens the earlier segments, which the disk has to keep: who wrote them may have died before its own sync."""
         for number in segments(self._folder):
             path = self._folder / _name(number)
-            if number >= self._segment or not path.exists():
+            if not path.exists():
                 continue  # a packed one was synced when it was packed
             try:
                 self._retired.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -342,9 +344,26 @@ class Journal:
                 self._let_go()
                 raise StorageError(f"cannot open the journal {path}: {error.strerror}") from error
 
+    def _keep_earlier(self) -> None:
+        """Asks the disk to keep them before anything is built on them: a power cut must not take their ends alone.
+
+        Where it cannot just now they stay open, and the next `sync` asks once more, and raises.
+        """
+        try:
+            for fd in self._retired:
+                os.fsync(fd)
+            if self._retired:
+                _sync_folder(self._folder)
+        except OSError:
+            return
+        for fd in self._retired:
+            os.close(fd)
+        self._retired.clear()
+
     def _let_go(self) -> None:
         for fd in (*self._retired, self._fd):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         self._retired.clear()
         self._fd = -1
 

@@ -373,25 +373,56 @@ def test_a_disk_that_does_not_keep_what_it_took_is_told(tmp_path, monkeypatch):
     assert len(list(Path("/proc/self/fd").iterdir())) == fds - 1
 
 
-@INVENTED
-def test_a_sync_keeps_what_a_killed_process_left_unsynced(tmp_path, monkeypatch):
-    """What is built on earlier segments must not outlive them: the first sync keeps their ends as well."""
-    killed = written(tmp_path, 3)
-    journal = written(tmp_path, 1)
-    synced = []
-    fsync = os.fsync
+def syncs(monkeypatch, *, fail=False) -> list[str]:
+    """The names of what the disk is asked to keep from now on."""
+    synced, fsync = [], os.fsync
 
     def noted(fd):
-        synced.append(os.fstat(fd).st_ino)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        if fail:
+            raise OSError(5, "Input/output error")
         fsync(fd)
 
     monkeypatch.setattr(room.os, "fsync", noted)
-    journal.sync()
-    assert segment(tmp_path, 1).stat().st_ino in synced
-    assert segment(tmp_path, 2).stat().st_ino in synced
-    synced.clear()
-    journal.sync()
-    assert segment(tmp_path, 1).stat().st_ino not in synced
+    return synced
+
+
+@INVENTED
+def test_what_a_killed_process_left_unsynced_is_kept_before_anything_is_built_on_it(tmp_path, monkeypatch):
+    """A power cut must not take the end of a segment and leave the next: its end is kept before that one begins."""
+    killed = written(tmp_path, 3)
+    begun = []
+    real = Journal._begin
+
+    def begin(journal, memory):
+        begun.append(list(synced))
+        return real(journal, memory)
+
+    with monkeypatch.context() as patch:
+        synced = syncs(patch)
+        patch.setattr(Journal, "_begin", begin)
+        journal = written(tmp_path, 1)
+        assert begun == [[segment(tmp_path, 1).name, tmp_path.name]]
+        synced.clear()
+        journal.sync()
+        assert synced == [segment(tmp_path, 2).name, tmp_path.name]
+    journal.close()
+    killed.close()
+
+
+@INVENTED
+def test_earlier_segments_that_the_disk_did_not_keep_are_kept_by_the_next_sync(tmp_path, monkeypatch):
+    """Where the disk fails at the opening the session goes on; the next sync asks again, and tells of it."""
+    killed = written(tmp_path, 3)
+    with monkeypatch.context() as patch:
+        syncs(patch, fail=True)
+        journal = written(tmp_path, 1)
+        with pytest.raises(StorageError, match="did not keep the journal"):
+            journal.sync()
+    with monkeypatch.context() as patch:
+        synced = syncs(patch)
+        journal.sync()
+        assert synced == [segment(tmp_path, 1).name, segment(tmp_path, 2).name, tmp_path.name]
     journal.close()
     killed.close()
 
@@ -417,7 +448,7 @@ def test_an_earlier_segment_that_cannot_be_opened_is_told(tmp_path, monkeypatch)
 
 @INVENTED
 def test_an_earlier_segment_that_is_packed_meanwhile_is_passed_over(tmp_path, monkeypatch):
-    """What was packed between the look and the opening was kept by then; those behind it are kept by the first sync."""
+    """What was packed between the look and the opening was kept by then; those behind it are kept now."""
     for _ in range(2):
         written(tmp_path, 1).close()
     opened = os.open
@@ -428,28 +459,33 @@ def test_an_earlier_segment_that_is_packed_meanwhile_is_passed_over(tmp_path, mo
         return opened(path, flags, *mode)
 
     monkeypatch.setattr(room.os, "open", packed)
-    journal = written(tmp_path, 1)
-    synced, fsync = [], os.fsync
-    monkeypatch.setattr(
-        room.os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name) or fsync(fd)
-    )
-    journal.close()
-    assert synced == [segment(tmp_path, 2).name, segment(tmp_path, 3).name, tmp_path.name]
+    synced = syncs(monkeypatch)
+    written(tmp_path, 1).close()
+    assert synced == [segment(tmp_path, 2).name, tmp_path.name, segment(tmp_path, 3).name, tmp_path.name]
 
 
 @INVENTED
-def test_the_first_sync_keeps_the_plain_segments_behind_packed_ones(tmp_path, monkeypatch):
-    """A packed segment was kept when it was packed; one behind it that is plain still is kept by the first sync."""
+def test_the_plain_segments_behind_packed_ones_are_kept(tmp_path, monkeypatch):
+    """A packed segment was kept when it was packed; one behind it that is plain still is kept at the next opening."""
     written(tmp_path, 1).close()
     compress_closed(tmp_path, 2)
     written(tmp_path, 1).close()
-    journal = written(tmp_path, 1)
-    synced, fsync = [], os.fsync
-    monkeypatch.setattr(
-        room.os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name) or fsync(fd)
-    )
-    journal.close()
-    assert synced == [segment(tmp_path, 2).name, segment(tmp_path, 3).name, tmp_path.name]
+    synced = syncs(monkeypatch)
+    written(tmp_path, 1).close()
+    assert synced == [segment(tmp_path, 2).name, tmp_path.name, segment(tmp_path, 3).name, tmp_path.name]
+
+
+@INVENTED
+def test_a_segment_that_cannot_begin_leaves_no_file_open(tmp_path, monkeypatch):
+    """Whoever cannot go on with a session lets go of its earlier segments, also of those that the disk did not keep."""
+    written(tmp_path, 1).close()
+    fds = len(list(Path("/proc/self/fd").iterdir()))
+    syncs(monkeypatch, fail=True)
+    write = os.write
+    monkeypatch.setattr(room.os, "write", lambda fd, data: write(fd, data[:20]))
+    with pytest.raises(JournalFailing):
+        written(tmp_path, 0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == fds
 
 
 def test_a_segment_whose_head_cannot_be_written_is_named(tmp_path, monkeypatch):

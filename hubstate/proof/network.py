@@ -339,7 +339,7 @@ class Network:
     def _reach(self, request: Request) -> _Response:
         response = self.house.answer(request, self.house.key)
         parcel = request.parcel
-        if parcel is not None and 200 <= response.status < 300:
+        if parcel is not None and response.status == 200:  # 201: an upload begins, and nothing of it is there
             rows = tuple(RowSeen(row.number, row.attempt, row.epoch) for row in parcel.rows)
             stored = "Idempotent-Replayed" not in response.headers
             folder = parcel.file is not None and parcel.file.is_dir()
@@ -406,8 +406,7 @@ class _Line(Wire):
         except OSError as error:
             return Delayed("offline", f"the body could not be read: {error.strerror}")
         # The question who is there is no delivery, whatever it was asked for, nor are the parts of an upload.
-        in_between = path == "/v1/auth" or path.endswith("/uploads") or method != "POST"
-        parcel = None if in_between else self.parcel
+        parcel = None if path == "/v1/auth" or method != "POST" else self.parcel
         answer = self._network.carry(Request(method, path, headers or {}, text, parcel))
         if isinstance(answer, Answer):
             self._moved += 1

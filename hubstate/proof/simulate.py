@@ -90,6 +90,7 @@ MUST_COVER: tuple[str, ...] = (
     "upload in parts",
     "upload goes on where it was cut",
     "a folder arrives",
+    "a part of a send arrives",
     "wish to stop",
     "illegal event",
     "a call after the end",

@@ -328,6 +328,7 @@ class People:
             if opened is not None:
                 unwritten[opened.folder.name] = opened.door.unwritten
         world.process_ends()
+        gone = world.disk.taken.copy()
         if power:
             world.disk.cut_power(list(sessions_in(DIRECTORY)))
         world.witness.trained = ""
@@ -340,7 +341,7 @@ class People:
             steps = [entry.line for entry in entries if isinstance(entry.line, Step)]
             world.witness.ended(folder, steps, judge=not power)
             self._take_stock(folder, steps, unwritten.get(folder.name, 0), power=power)
-            self._look_at_copies(folder, entries)
+            self._look_at_copies(folder, entries, world.disk.taken - gone)
 
     def _take_stock(self, folder: Path, steps: list[Step], unwritten: int, *, power: bool) -> None:
         """What the trainer recorded is in the journal, but for what died with the process.
@@ -369,11 +370,11 @@ class People:
         self.world.tell(f"{len(missing)} rows of {folder.name} died with the process, unwritten")
         ledger.lost |= set(missing)
 
-    def _look_at_copies(self, folder: Path, entries: list[Entry]) -> None:
-        """Every copy that a delivery or the next attempt needs lies there whole.
+    def _look_at_copies(self, folder: Path, entries: list[Entry], lost: set[Path]) -> None:
+        """Every copy that a delivery or the next attempt needs lies there whole, but for those that went with the power.
 
-        But for those that went with the power, before anybody had asked the disk to keep them: then no line that names
-        them was asked for either, and is there by luck. Raises `Broken`.
+        Of those that it took just now (`lost`), nobody had asked the disk to keep the line that names them: it is there by
+        luck. Raises `Broken`.
         """
         disk = self.world.disk
         needed = needed_snapshots(recover(folder).memory)
@@ -384,12 +385,10 @@ class People:
             if not isinstance(kept, ModelSave | Saved) or kept.snapshot not in needed:
                 continue
             copy = folder / SNAPSHOTS / kept.snapshot
-            if copy.exists() and copy not in disk.taken and look(copy).size == kept.size:
-                continue
-            if copy not in disk.taken:
+            if copy not in disk.taken and not (copy.exists() and look(copy).size == kept.size):
                 raise Broken(f"S1: the copy {copy.name} of {folder.name} is gone, and the journal needs it")
             segment = folder / f"journal-{entry.position.segment:06d}.jsonl"
-            if not segment.exists() or disk.asked_to_keep(segment) >= entry.position.offset:
+            if copy in lost and disk.asked_to_keep(segment) >= entry.position.offset:
                 raise Broken(
                     f"S1: the disk was asked to keep the line of {folder.name} that names {copy.name}, "
                     "and not the copy"

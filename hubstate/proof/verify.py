@@ -195,12 +195,13 @@ class _Lines:
             for position, line in read(self._folder, self._position):
                 check = position.check or check
                 found = self._placed(position, line)
-                if isinstance(line, Damage) and half is not None:
+                if isinstance(line, Damage) and half is not None and line.what != HALF_A_LINE:
                     yield _Line(half, position.segment, Damage(half.file, half.line, HALF_A_LINE))
                     return
                 half = None
                 if isinstance(line, Damage) and line.what == HALF_A_LINE:
-                    # Whoever went on after a power cut built on the line before this one, and so does the replay.
+                    # Whoever went on after a power cut built on the line before this one, and so does the replay. The
+                    # same cut may have left half a head in several segments, one behind the other.
                     half, going_on = found.place, True
                     self.torn.append(half)
                     self._position = Position(position.segment + 1, 0, check)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hubstate.actions import Action, Decision, Heartbeat, Memory, Refusal, SendCheckpoint
+from hubstate.actions import Action, Decision, Heartbeat, Memory, Refusal, SendCheckpoint, SendRows
 from hubstate.door import Door
 from hubstate.events import Delivered, Event, HeldUp, Refused, name_of
 from hubstate.journal import Step, adopt_step, recover
@@ -100,6 +100,8 @@ class Witness:
         kind = kind_of(arrival.action)
         self.counts[f"arrival: {kind}{'' if arrival.stored else ', again'}"] += 1
         self.counts["a folder arrives"] += arrival.folder
+        if isinstance(arrival.action, SendRows) and arrival.rows[-1].number < arrival.action.last:
+            self.counts["a part of a send arrives"] += 1
         seen = self._seen.get(arrival.session)
         if seen is not None and (
             arrival.stored or any(o.key == arrival.action.key for o in seen.monitor.out)

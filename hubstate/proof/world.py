@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubstate import opening, ownership
+from hubstate import opening, outbox, ownership
 from hubstate.clock import Clock, VirtualClock
 from hubstate.errors import StorageError
 from hubstate.hubs import tus
@@ -30,8 +30,8 @@ __all__ = ["ROOT", "START", "Turns", "World"]
 ROOT = Path("/proc/self/cwd")
 #: When every world begins (seconds since 1970).
 START = 1_800_000_000.0
-#: What is larger is uploaded so that it can be cut (bytes); in life it takes more.
-LARGE = 20_000
+#: What is larger is uploaded so that it can be cut (bytes), and more rows go in several requests. In life it takes more.
+LARGE, MANY_ROWS = 20_000, 10
 #: So many turns in one moment are no work any more.
 LIVELOCK = 1_000
 _MOODS = ("full", "short", "failing", "forgetful")
@@ -143,23 +143,25 @@ class World:
                 world._outboxes.append((path, self))
 
         opening.__dict__["Outbox"] = Known
-        large = tus.LEAST
+        large, rows = tus.LEAST, outbox.ROWS_PER_REQUEST
         tus.__dict__["LEAST"] = LARGE
+        outbox.__dict__["ROWS_PER_REQUEST"] = MANY_ROWS
         try:
             with mounted(self.disk), self.witness.watching():
                 yield
         finally:
             opening.__dict__["Outbox"] = Outbox
             tus.__dict__["LEAST"] = large
+            outbox.__dict__["ROWS_PER_REQUEST"] = rows
 
     def process_ends(self) -> None:
         """The process is gone, and what it held with it. Its files are as it left them."""
         self.senders.clear()
         self.kill_request = None
-        for path, outbox in self._outboxes:
+        for path, held in self._outboxes:
             # Closing tidies up, which a process that is killed does not.
             before = {file: file.read_bytes() for file in (path, Path(f"{path}-wal")) if file.exists()}
-            outbox.close()
+            held.close()
             for file, content in before.items():
                 file.write_bytes(content)
         self._outboxes.clear()

@@ -188,6 +188,22 @@ def test_half_a_line_that_nothing_was_built_on_is_no_mistake(folder):
     assert verdict.end == Place("journal-000004.jsonl", 2)
 
 
+def test_several_half_heads_that_nothing_was_built_on_are_no_mistake(folder):
+    """One power cut may tear the heads of several openings, none of which the disk kept: the next goes on before them."""
+    for _ in range(2):
+        opening.reopen(folder, VirtualClock(), lambda *_: None).close()
+    for number in (4, 5):
+        segment = folder / f"journal-{number:06d}.jsonl"
+        segment.write_bytes(segment.read_bytes()[:40])
+    opened = opening.reopen(folder, VirtualClock(), lambda *_: None)
+    opened.door.tell(Answered, url="http://hub.test/again")
+    opened.close()
+    verdict = verify(folder)
+    assert verdict.accepted, str(verdict)
+    assert [place.file for place in verdict.torn] == ["journal-000004.jsonl", "journal-000005.jsonl"]
+    assert verdict.end == Place("journal-000006.jsonl", 2)
+
+
 def test_an_attempt_that_began_out_of_turn_is_accepted(folder, tmp_path):
     """An attempt whose only words were illegal leaves the session as it was, for the next one as well."""
     clock = VirtualClock()
