@@ -72,6 +72,7 @@ def killed_and_judged(deadly: Killer, folder: Path, hub: str, n: int, *, within:
     return death["at"]
 
 
+@pytest.mark.promise("D23")
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_killed_at_each_writing_call(deadly: Killer, hub: str, tmp_path: Path, turn: int) -> None:
     """Whichever writing call it dies at, nothing acknowledged is lost, nothing counts twice, and no file is mixed."""

@@ -39,6 +39,7 @@ def lasting(run: Aftermath) -> dict[str, list[float]]:
     return lasted
 
 
+@pytest.mark.promise("D23")
 @pytest.mark.parametrize("phase", PHASES)
 def test_killed_at_random_moments(tmp_path: Path, phase: str) -> None:
     """Whenever in this phase it dies, nothing acknowledged is lost, nothing counts twice, and no file is mixed."""
