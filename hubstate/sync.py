@@ -15,7 +15,7 @@ from pathlib import Path
 from hubstate.actions import CloseSession, Decision, Memory, OpenSession
 from hubstate.clock import Clock
 from hubstate.errors import HubError, HubRefused, HubUnreachable, StorageError, UsageError
-from hubstate.events import Abort, GiveUp, RetryRefused
+from hubstate.events import Abort, GiveUp, PretrainRoutineEnd, RetryRefused, TrainStart
 from hubstate.hubs.base import Delayed, Hub
 from hubstate.journal import compress_closed
 from hubstate.limits import next_due
@@ -52,7 +52,7 @@ def has_undelivered(memory: Memory) -> bool:
 
     What was refused cannot until it is retried; nor can what waits behind it: all that stands behind a refused opening,
     and the closing, which says that everything was delivered. Rows that no send was asked for yet are asked for by time
-    alone, but only in a session that trains.
+    alone, as long as nobody said that the training is over.
     """
     refused = {refused.key for refused in memory.refused}
     for action in memory.outstanding:
@@ -61,7 +61,7 @@ def has_undelivered(memory: Memory) -> bool:
                 return True
         elif isinstance(action, OpenSession):
             return False
-    return memory.state is State.TRAINING and memory.rows > memory.rows_asked
+    return memory.state in OPEN_ENDED and memory.rows > memory.rows_asked
 
 
 class Remainder:
@@ -85,6 +85,18 @@ class Remainder:
         self._sender = Sender(
             self._opened.door, self._outbox, hub, self._opened.snapshots.path, chance=chance, alive=False
         )
+        if self.memory.rows > self.memory.rows_asked:
+            self._say_what_was_begun()
+
+    def _say_what_was_begun(self) -> None:
+        """Says the words that an attempt did not come to, for rows of earlier ones are asked for in a training alone.
+
+        Whoever went on with a session and was killed before the first row would else leave them to the next attempt.
+        """
+        if self.memory.state is State.SESSION_CREATED:
+            self._opened.door.tell(PretrainRoutineEnd)
+        if self.memory.state is State.TIMING:
+            self._opened.door.tell(TrainStart)
 
     @property
     def folder(self) -> Path:

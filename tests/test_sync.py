@@ -28,7 +28,7 @@ from hubstate.clock import VirtualClock
 from hubstate.door import Door
 from hubstate.errors import SessionBusy, StorageError
 from hubstate.hubs.base import Declined, Delayed
-from hubstate.opening import Opened, create, peek
+from hubstate.opening import Opened, begin_attempt, create, peek
 from hubstate.outbox import Outbox
 from hubstate.receipt import Receipt
 from hubstate.states import Outcome, State
@@ -192,11 +192,29 @@ def test_what_stands_behind_a_refusal_cannot_leave(
 
 @pytest.mark.parametrize(
     ("state", "expected"),
-    [(State.SESSION_CREATED, False), (State.TIMING, False), (State.TRAINING, True), (State.ABORTED, False)],
+    [(State.SESSION_CREATED, True), (State.TIMING, True), (State.TRAINING, True), (State.ABORTED, False)],
 )
-def test_rows_that_nobody_asked_for_leave_while_a_session_trains(state: State, *, expected: bool) -> None:
-    """Time alone asks for rows in a session that trains; in another they wait for somebody's word."""
+def test_rows_that_nobody_asked_for_leave_while_a_training_is_not_over(
+    state: State, *, expected: bool
+) -> None:
+    """Time alone asks for rows until somebody says that the training is over; that word asks for all of them."""
     assert has_undelivered(Memory(state=state, rows=3, rows_asked=2)) is expected
+
+
+@pytest.mark.parametrize("words", [(), (ev.PretrainRoutineEnd,)])
+def test_rows_leave_whose_next_attempt_died_before_it_trained(words: tuple[type[ev.Event], ...]) -> None:
+    """Killed while it loads its data, the attempt that went on asks for nothing; what the one before logged leaves."""
+    clock, hub = VirtualClock(), FakeHub()
+    folder = left(clock, killed)
+    second = begin_attempt(folder, clock, lambda *_: None)
+    second.door.tell(ev.PretrainRoutineStart, session="S", name="small", hub=True, first_epoch=3)
+    for word in words:
+        second.door.tell(word)
+    assert second.door.memory.rows > second.door.memory.rows_asked
+    second.close()
+    memory, receipt = synced(folder, hub, clock)
+    assert (receipt.rows_delivered, receipt.waiting, memory.attempt) == (3, 0, 2)
+    assert sorted(hub.rows) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("interval", [30.0, 600.0])
