@@ -53,7 +53,7 @@ from hubstate.limits import next_due
 from hubstate.opening import for_next_attempt
 from hubstate.outbox import FILES, WORDS
 from hubstate.proof.properties import RowSeen
-from hubstate.states import State
+from hubstate.states import Outcome, State
 
 __all__ = [
     "NOW",
@@ -71,6 +71,7 @@ __all__ = [
     "shelved",
     "step_of",
     "uncounted",
+    "worn",
 ]
 
 #: The one instant at which everything happens (s since 1970).
@@ -341,6 +342,25 @@ def set_back(memory: Memory) -> Memory:
     """The same memory where the clock was set back since: every remembered time lies ahead."""
     clocks = ("metrics_since", "checkpoint_since", "heartbeat_since", "kept_at")
     return replace(memory, **{name: NOW + 50 for name in clocks if getattr(memory, name) is not None})
+
+
+def worn(memory: Memory) -> Memory:
+    """The same memory with what an earlier attempt may have left, and none may take over."""
+    return replace(
+        memory,
+        outcome=Outcome.FAILED,
+        reason="it broke",
+        stop="a wish",
+        given_up="no more",
+        epoch=7,
+        ended_at=NOW - 7,
+        kept_at=NOW,
+        heartbeat_since=NOW,
+        heartbeat_out=True,
+        hub_wanted=not memory.hub_wanted,
+        usage=not memory.usage,
+        name="of an earlier one",
+    )
 
 
 def step_of(before: Memory, decision: Decision) -> Step:

@@ -771,6 +771,10 @@ class _Judge:
             told = any(isinstance(action, last) for action in actions)
             if not told:
                 self.fail("S4", f"the training is over, and no {last.__name__} is asked for")
+        if isinstance(event, GiveUp) and after.state is not state:
+            told = any(isinstance(action, EndSession) for action in actions)
+            if not told:
+                self.fail("S4", "the session is given up, and no EndSession is asked for")
         if isinstance(event, GiveUp) and (state is not after.state or after.given_up is not None):
             asked = {action.key for action in actions}
             self.note(out=tuple(out for out in m.out if out.key in asked), best_waits="")

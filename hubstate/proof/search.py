@@ -44,6 +44,7 @@ from hubstate.proof.model import (
     step_of,
     uncounted,
     waiting,
+    worn,
 )
 from hubstate.proof.properties import (
     Arrived,
@@ -659,14 +660,21 @@ class Moves:
             self._decisions.append(self._decide_anew(live, event))
         return number
 
+    def _decided(self, memory: Memory, event: Event) -> tuple[Decision, list[Violation]]:
+        """What is decided. A table that asks for what cannot be built there is one that asks outside its states."""
+        try:
+            return self.rig.decide(memory, event), []
+        except AssertionError as error:
+            what = f"{name_of(event)} in {memory.state.value} asks for what cannot be built: {error}"
+            return Decision(memory, (), None, event, {}, journalled=False), [Violation("S4", what)]
+
     def _decide_anew(self, live: int, event: Event) -> _Decided:
         memory = self.memories.values[live]
-        decision = self.rig.decide(memory, event)
+        decision, found = self._decided(memory, event)
         after = aged(decision.memory)
-        found: list[Violation] = []
         wrong = [*missaid(memory, decision), *misremembered(memory, decision)]
         elsewhere = other_conditions(memory)
-        for other in _variants(event):
+        for other in () if found else _variants(event):
             again = self.rig.decide(elsewhere, other)
             # A sign of life tells how many rows wait.
             same = (
@@ -697,19 +705,30 @@ class Moves:
         met = [(live, self._decisions[n].decision.event) for (live, _), n in self._by_pair.items()]
         for live, event in met:
             memory = self.memories.values[live]
-            decisions = [self.rig.decide(memory, other) for other in _otherwise(event)]
-            for decision in decisions:
-                for violation in (*missaid(memory, decision), *misremembered(memory, decision)):
-                    yield live, decision, violation
-            if not self.bounds.quick:
-                ahead = set_back(memory)
-                decision = self.rig.decide(ahead, event)
-                judged = (_hasty(ahead, decision), missaid(ahead, decision), misremembered(ahead, decision))
+            for there, other in self._beside(memory, event):
+                decision, found = self._decided(there, other)
+                judged = [found, missaid(there, decision), misremembered(there, decision)]
+                if there.metrics_since is not None and there.metrics_since > NOW:
+                    judged.append(_hasty(there, decision))
                 for violation in itertools.chain(*judged):
                     yield live, decision, violation
         for live in dict.fromkeys(live for live, _ in met):
             for violation in self._untimely(self.memories.values[live]):
                 yield live, None, violation
+
+    def _beside(self, memory: Memory, event: Event) -> Iterator[tuple[Memory, Event]]:
+        """An event and a memory as they might be as well."""
+        for other in _otherwise(event):
+            yield memory, other
+        if isinstance(event, ev.PretrainRoutineStart):
+            yield worn(memory), event
+        if isinstance(event, ev.RetryRefused) and memory.refused:
+            # An answer to an earlier try may come behind the refusal.
+            key = memory.refused[0].key
+            yield memory, ev.Delivered(at=NOW, key=key, rows=1)
+            yield memory, ev.Refused(at=NOW, key=key, reason="once more", status=400)
+        if not self.bounds.quick:
+            yield set_back(memory), event
 
     def _untimely(self, memory: Memory) -> Iterator[Violation]:
         """Whoever ticks asks when: a tick then finds something due, one before it does not, and none is forgotten."""
