@@ -3,14 +3,13 @@
 Every call is met: of every thread, to the journal, the outbox, the kept copies, the index, the trainer's own file, and
 the hub. The hub is another process and lives on, so that it may hold what was never acknowledged. Then one of two
 things follows, by turns: `hubstate sync`, and the training again; or the training again at once, which every second
-time is killed once more. Killed by a call's number, both ways at each, with a table of where the deaths lay:
+time is killed once more. At each call one of the two ways is taken; both at each, and a line for where the deaths lay:
 
-    HUBSTATE_TEST_LONG=1 pytest tests/crash/test_every_step.py -s
+    scripts/long tests/crash/test_every_step.py -s
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ from killer import Killer, killer
 
 from hubstate.server.running import running
 
-LONG = bool(os.environ.get("HUBSTATE_TEST_LONG"))
 #: The n-th calls are shared out among so many tests, n by n.
 TURNS = 8
 #: The number of calls differs a little from run to run: so many runs that came to their end tell that no more are left.
@@ -73,13 +71,16 @@ def killed_and_judged(deadly: Killer, folder: Path, hub: str, n: int, *, within:
 
 
 @pytest.mark.promise("D23")
+@pytest.mark.parametrize("both", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("turn", range(TURNS))
-def test_killed_at_each_writing_call(deadly: Killer, hub: str, tmp_path: Path, turn: int) -> None:
+def test_killed_at_each_writing_call(
+    deadly: Killer, hub: str, tmp_path: Path, turn: int, *, both: bool
+) -> None:
     """Whichever writing call it dies at, nothing acknowledged is lost, nothing counts twice, and no file is mixed."""
     met: Counter[str] = Counter()
     n, spared = turn + 1, 0
     while spared < SPARED:
-        ways = (False, True) if LONG else ((n // TURNS + turn) % 2 == 1,)
+        ways = (False, True) if both else ((n // TURNS + turn) % 2 == 1,)
         for within in ways:
             call = killed_and_judged(deadly, tmp_path / f"{n}-{within}", hub, n, within=within)
             spared += call is None

@@ -2,14 +2,13 @@
 
 The moments lie anywhere, in the middle of a computation or of a call, and are of the clock: an alarm ends the process
 within the phase, a random while after its beginning. What such a while may be was measured in a run that nobody
-killed. 50 deaths in each of the six phases, with a line for each:
+killed. 50 deaths in each of the six phases, and a line for each:
 
-    HUBSTATE_TEST_LONG=1 pytest tests/crash/test_random_moments.py -s
+    scripts/long tests/crash/test_random_moments.py -s
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from itertools import pairwise
@@ -23,7 +22,6 @@ from small_run import PHASES
 
 from hubstate.server.running import running
 
-DEATHS = 50 if os.environ.get("HUBSTATE_TEST_LONG") else 8
 #: After how many calls a run is killed whose sync is to be killed as well.
 BEFORE_SYNC = range(60, 200)
 
@@ -40,8 +38,9 @@ def lasting(run: Aftermath) -> dict[str, list[float]]:
 
 
 @pytest.mark.promise("D23")
+@pytest.mark.parametrize("deaths", [8, pytest.param(50, marks=pytest.mark.long)])
 @pytest.mark.parametrize("phase", PHASES)
-def test_killed_at_random_moments(tmp_path: Path, phase: str) -> None:
+def test_killed_at_random_moments(tmp_path: Path, phase: str, deaths: int) -> None:
     """Whenever in this phase it dies, nothing acknowledged is lost, nothing counts twice, and no file is mixed."""
     chance = random.Random(phase)
     what = "sync" if phase == "sync" else "train"
@@ -59,7 +58,7 @@ def test_killed_at_random_moments(tmp_path: Path, phase: str) -> None:
         measured.remove()
         died: Counter[str] = Counter()
         tries = 0
-        while died.total() < DEATHS:
+        while died.total() < deaths:
             tries += 1
             run = begun(f"{tries}")
             nth = chance.randrange(len(whiles))
