@@ -78,6 +78,8 @@ class Scene:
         self.came: list[Came] = []
         #: The requests that the hub behind the wire got, in order of arrival.
         self.reached: list[Request] = []
+        #: Whether the hub passes for one of the old protocol, which says nothing of more.
+        self.is_old = False
         self._then: list[tuple[str, Answers]] = []
         self._always: tuple[tuple[str, ...], Answers] | None = None
         self._sessions: list[Session] = []
@@ -124,6 +126,8 @@ class Scene:
             allow_redirects=False,
         ) as answer:
             told = tuple((name, value) for name, value in answer.headers.items() if name.lower() not in _HOP)
+            if self.is_old and about(request.path) == AUTH:
+                return Says(answer.status_code, {"success": answer.json()["success"]}, told)
             return Says(answer.status_code, answer.content, told)
 
     def _answer(self, request: Request) -> Says:
@@ -196,12 +200,16 @@ class Scene:
 
     def model(self, session: Session) -> dict[str, Any]:
         """What the hub tells of a session."""
-        told: dict[str, Any] = self.told(f"/v1/models/{session.id}")
+        told: dict[str, Any] = self.told(f"/v1/models/{self._known_as(session)}")
         return told
+
+    def _known_as(self, session: Session) -> str:
+        """What the hub calls a session; one of the old protocol chooses that itself."""
+        return session._door.memory.model or session.id
 
     def rows(self, session: Session) -> list[dict[str, Any]]:
         """The rows in force at the hub."""
-        rows: list[dict[str, Any]] = self.told(f"/v1/models/{session.id}/metrics")
+        rows: list[dict[str, Any]] = self.told(f"/v1/models/{self._known_as(session)}/metrics")
         return rows
 
     def epochs(self, session: Session) -> list[int]:

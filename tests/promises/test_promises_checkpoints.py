@@ -10,6 +10,8 @@ import pytest
 from scene import ROWS, UPLOAD, Scene, weights
 from scripted import Request, Says
 
+from hubstate.events import HeldUp, Refused
+from hubstate.journal import Step, read
 from hubstate.limits import Limits
 from hubstate.overview import look
 from hubstate.states import Outcome, State
@@ -244,3 +246,8 @@ def test_status_tells_what_waits_and_why(scene: Scene) -> None:
     assert "maintenance until noon" in trouble["hub_failing"].reason
     began = scene.clock.wall() - scene.clock.monotonic()
     assert all(began <= condition.since <= scene.clock.wall() for condition in told.conditions)
+    steps = [entry.line.event for entry in read(scene.folder / session.id) if isinstance(entry.line, Step)]
+    for kind in (Refused, HeldUp):
+        (said,) = [event for event in steps if isinstance(event, kind)]
+        assert said.reason
+        assert began <= said.at <= scene.clock.wall()

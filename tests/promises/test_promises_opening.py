@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import PYTHON, ended
 from scene import AUTH, KEY, OPEN, ROWS, Scene
 from scripted import Request, Says
 
@@ -110,7 +111,14 @@ def test_a_session_that_the_hub_forgot_is_reported(scene: Scene) -> None:
     assert (receipt.state, receipt.rows, receipt.rows_delivered) == (State.FINALIZING, 3, 1)
     (refused,) = [condition for condition in receipt.conditions if condition.name == "refused"]
     assert "no session of that id" in refused.reason
-    assert session.id in str(receipt)
+    environment = os.environ | {"HUBSTATE_HUB": scene.wire.url, "HUBSTATE_API_KEY": KEY}
+    for command, code in (("status", 0), ("sync", 1)):
+        told = ended(
+            [PYTHON, "-m", "hubstate", command, session.id, "--directory", scene.folder], env=environment
+        )
+        assert told.returncode == code, told.stderr
+        assert session.id in told.stdout
+        assert "no session of that id" in told.stdout
 
 
 @pytest.mark.promise("D17")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scene import BEAT, END, OPEN, ROWS, UPLOAD, Scene, about, spend
+from scene import BEAT, END, OPEN, ROWS, UPLOAD, Scene, about, spend, weights
 from scripted import Request, Says
 
 from hubstate.actions import SendCheckpoint, SendRows
@@ -117,6 +117,22 @@ def test_what_fails_at_the_end_is_delivered_by_sync(scene: Scene, failure: Says)
     receipt = scene.sync(session)
     assert (receipt.state, receipt.waiting) == (State.DONE, 0)
     assert scene.epochs(session) == [0, 1, 2]
+
+
+@pytest.mark.promise("D3", "D4", "D16", "P1", "P2")
+@pytest.mark.parametrize("failure", ["503", "429", "302", "200 in HTML"])
+def test_a_hub_of_the_old_protocol_gets_the_same(scene: Scene, failure: str) -> None:
+    """Opening, rows and files that fail at another HUB v1 arrive there as well: one model, each epoch, the final file."""
+    scene.is_old = True
+    for what in (OPEN, ROWS, UPLOAD, BEAT):
+        scene.then(what, *[FAILURES[failure]] * 2)
+    session = scene.start(epochs=6, limits=Limits(metrics=3.0, checkpoint=10.0, heartbeat=5.0))
+    scene.train(session, 6, seconds=20.0)
+    assert session.finish().state is State.DONE
+    assert scene.told("/v1/models")["total"] == 1
+    assert scene.epochs(session) == list(range(6))
+    assert scene.files(session)["final"] == weights(5)
+    assert all("hubstate" not in came.request.json for came in scene.about(OPEN, ROWS, BEAT))
 
 
 @pytest.mark.promise("D5")
