@@ -19,8 +19,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from hub import serving
 from measure import machine, percentile
-from upload import serving
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "chaos"))
 
