@@ -90,6 +90,7 @@ def test_a_heartbeat_is_written_nowhere(opened):
         assert not opened.door.memory.heartbeat_out
 
 
+@pytest.mark.promise("D30")
 def test_retry_after_holds_for_heartbeats_too(opened):
     """No sign of life leaves before the time that the hub named, whatever the interval is."""
     opened.hub.news = News(heartbeat_interval=5.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from children import PYTHON, ended
-from scene import KEY, ROWS, Scene
+from scene import AUTH, BEAT, END, KEY, OPEN, ROWS, UPLOAD, Scene, weights
 from scripted import Says
 
 import hubstate
@@ -52,15 +52,19 @@ def test_a_key_that_ended_loses_nothing(scene: Scene, tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("P3", "D15")
-def test_one_401_forgets_no_key(scene: Scene) -> None:
-    """A 401 that passes by itself is asked about again with the same key, and nothing was skipped meanwhile."""
-    session = scene.start()
-    scene.then(ROWS, Says(401, {"message": "just now"}))
-    session.log({"loss": 0.5}, epoch=0)
-    scene.spend(30.0)
-    session.log({"loss": 0.5}, epoch=1)
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("what", [AUTH, OPEN, ROWS, UPLOAD, BEAT, END])
+def test_one_refusal_forgets_no_key(scene: Scene, what: str, status: int) -> None:
+    """A 401 or 403 that passes by itself is asked about again with the same key, and nothing was skipped meanwhile."""
+    scene.then(what, Says(status, {"message": "just now"}))
+    session = scene.start(limits=Limits(metrics=1.0, checkpoint=1.0, heartbeat=5.0))
+    scene.train(session, 3, seconds=20.0)
     receipt = session.finish()
-    assert (receipt.state, receipt.rows_delivered) == (State.DONE, 2)
+    if receipt.waiting:
+        receipt = scene.sync(session)
+    assert (receipt.state, receipt.rows_delivered, receipt.refused) == (State.DONE, 3, 0)
+    assert scene.epochs(session) == [0, 1, 2]
+    assert scene.files(session)["final"] == weights(2)
     assert {came.request.headers.get("x-api-key") for came in scene.came} == {KEY}
 
 

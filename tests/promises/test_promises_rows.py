@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scene import BEAT, END, OPEN, ROWS, UPLOAD, Scene, about, spend, weights
+from scene import AUTH, BEAT, END, OPEN, ROWS, UPLOAD, Scene, about, spend, weights
 from scripted import Request, Says
 
 from hubstate.actions import SendCheckpoint, SendRows
@@ -268,15 +268,23 @@ def test_a_pause_that_the_hub_asks_for_is_kept(
 
 
 @pytest.mark.promise("D31")
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_counts_for_nothing_and_is_told(scene: Scene, status: int) -> None:
-    """A redirected write is not followed and not delivered; the condition names the address to set instead."""
-    session = scene.start()
+@pytest.mark.parametrize(
+    ("what", "status"),
+    [
+        *((ROWS, status) for status in (301, 302, 303, 307, 308)),
+        *((what, 302) for what in (AUTH, OPEN, UPLOAD, END)),
+    ],
+)
+def test_a_redirect_counts_for_nothing_and_is_told(scene: Scene, what: str, status: int) -> None:
+    """A redirected request is not followed and counts for nothing; the condition names the address to set instead."""
     elsewhere = "https://new.example/v1/models?token=secret"
-    with scene.until(Says(status, b"", (("Location", elsewhere),)), ROWS):
-        session.log({"loss": 0.5}, epoch=0)
+    with scene.until(Says(status, b"", (("Location", elsewhere),)), what):
+        session = scene.start()
+        scene.train(session, 1)
         receipt = session.finish()
-    assert (receipt.rows_delivered, receipt.rows_waiting) == (0, 1)
+    assert receipt.state is State.FINALIZING
+    assert receipt.waiting
+    assert receipt.rows_delivered == (0 if what in (AUTH, OPEN, ROWS) else 1)
     (failing,) = [condition for condition in receipt.conditions if condition.name == "hub_failing"]
     assert "redirect" in failing.reason
     assert "https://new.example" in failing.reason
