@@ -70,6 +70,7 @@ __all__ = [
     "set_back",
     "shelved",
     "step_of",
+    "tied",
     "uncounted",
     "worn",
 ]
@@ -342,6 +343,12 @@ def set_back(memory: Memory) -> Memory:
     """The same memory where the clock was set back since: every remembered time lies ahead."""
     clocks = ("metrics_since", "checkpoint_since", "heartbeat_since", "kept_at")
     return replace(memory, **{name: NOW + 50 for name in clocks if getattr(memory, name) is not None})
+
+
+def tied(memory: Memory) -> Memory:
+    """The same memory where all copies were kept at one moment."""
+    copies = {name: getattr(memory, name) for name in ("kept_last", "kept_best", "kept_final")}
+    return replace(memory, **{name: replace(k, at=NOW) for name, k in copies.items() if k is not None})
 
 
 def worn(memory: Memory) -> Memory:

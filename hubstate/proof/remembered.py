@@ -98,6 +98,15 @@ def missaid(before: Memory, decision: Decision) -> Iterator[Violation]:
             told, wanted = (", ".join(action.key for action in those) for those in (decision.actions, again))
             yield Violation("S4", f"retried are {told or 'none'}, not {wanted or 'none'} as they were")
         return
+    if isinstance(event, USAGE_EVENTS):
+        notes = [type(action) for action in decision.actions]
+        if notes != [RecordUsage] * before.usage:
+            asked = ", ".join(kind.__name__ for kind in notes) or "nothing"
+            yield Violation(
+                "S4", f"{name_of(event)} asks for {asked}, and usage is {'on' if before.usage else 'off'}"
+            )
+    if isinstance(event, Abort):
+        yield from _older(before, decision.actions)
     places = [_ORDER.index(type(action)) for action in decision.actions if type(action) in _ORDER]
     if places != sorted(set(places)):
         asked = ", ".join(action.key for action in decision.actions)
@@ -183,6 +192,18 @@ def _words(before: Memory, event: Event, action: Action) -> dict[str, Any]:
             return {"key": f"{key}/usage/{name_of(event)}/{event.at:.3f}", "what": name_of(event)}
         case _:
             return {}
+
+
+def _older(before: Memory, actions: tuple[AnyAction, ...]) -> Iterator[Violation]:
+    """An abort sends the newest copy; of two that were kept at one moment it is the `last`."""
+    kept = [k for name in _COPIES if (k := getattr(before, name)) is not None]
+    sent = {action.snapshot for action in actions if isinstance(action, SendCheckpoint)}
+    if kept and sent:
+        newest = max(kept, key=lambda k: (k.attempt, k.at, k.kind is CheckpointKind.LAST))
+        if sent != {newest.snapshot}:
+            yield Violation(
+                "S1", f"an abort sends {', '.join(sorted(sent))}, and {newest.snapshot} is the newest"
+            )
 
 
 def _file(before: Memory, event: Event, snapshot: str) -> dict[str, Any]:

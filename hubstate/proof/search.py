@@ -20,6 +20,7 @@ from hubstate.actions import (
     Decision,
     Heartbeat,
     KeepCheckpoint,
+    Kept,
     Memory,
     OpenSession,
     SendCheckpoint,
@@ -42,6 +43,7 @@ from hubstate.proof.model import (
     rows_of,
     set_back,
     step_of,
+    tied,
     uncounted,
     waiting,
     worn,
@@ -67,6 +69,8 @@ FAR = 10_000.0
 __all__ = ["FAULT", "GOES_ON", "PASSES", "PEOPLE", "RETRY", "Edge", "Moves", "World"]
 
 _CONFIG = {"lr": 0.5}
+
+_COPY = Kept(CheckpointKind.LAST, 0, 1, "s0", 1, NOW)
 
 #: What kind of a move it is: progress of a fair run; time that passes; a retry; what people choose; a fault.
 GOES_ON, PASSES, RETRY, PEOPLE, FAULT = range(5)
@@ -722,6 +726,10 @@ class Moves:
             yield memory, other
         if isinstance(event, ev.PretrainRoutineStart):
             yield worn(memory), event
+        if isinstance(event, ev.Abort):
+            yield tied(memory), event
+        if isinstance(event, ev.ValStart):
+            yield msgspec.structs.replace(tied(memory), heartbeat_out=True, kept_last=_COPY), event
         if isinstance(event, ev.RetryRefused) and memory.refused:
             # An answer to an earlier try may come behind the refusal.
             key = memory.refused[0].key
