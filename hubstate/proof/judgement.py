@@ -22,10 +22,12 @@ from hubstate.events import Delivered, ModelSave, TrainEnd
 from hubstate.journal import Step, read, recover
 from hubstate.opening import leftovers
 from hubstate.outbox import Outbox
+from hubstate.proof.foreign import Foreign, Model
 from hubstate.proof.network import ADDRESS, House
 from hubstate.proof.trainer import Ledger, Row, fingerprint
 from hubstate.proof.verify import verify
 from hubstate.proof.witness import Broken
+from hubstate.proof.world import World
 from hubstate.server import models, schema
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.keys import DEFAULT_OWNER
@@ -45,8 +47,9 @@ class _AtHub(NamedTuple):
     files: dict[str, Mapping[str, Any]]
 
 
-def judge(folder: Path, ledger: Ledger, house: House) -> None:
+def judge(folder: Path, ledger: Ledger, world: World) -> None:
     """Judges one session at the end of its world. Raises `Broken` with what does not hold."""
+    house = world.house
     memory = recover(folder).memory
     try:
         _ended(folder, memory)
@@ -55,6 +58,10 @@ def judge(folder: Path, ledger: Ledger, house: House) -> None:
         raise Broken(f"the journal of {folder.name} cannot be read: {failure}") from failure
     if not verdict.accepted:
         raise Broken(f"verify: {folder.name}: {verdict}")
+    if world.foreign is not None:
+        late = bool(world.counts["fault: late duplicate arrives"])
+        _at_foreign_hub(folder, memory, ledger, world.foreign, late=late)
+        return
     there = _at_hub(house, folder.name)
     if there is None:
         kept = [uid for uid in ledger.rows if uid not in ledger.lost | ledger.given_up]
@@ -170,6 +177,60 @@ def _same_rows(folder: Path, ledger: Ledger, there: _AtHub) -> None:
             raise Broken(f"the row at {place} of {folder.name} is {metrics} here and {at_hub} at the hub")
 
 
+def _at_foreign_hub(folder: Path, memory: Memory, ledger: Ledger, hub: Foreign, *, late: bool) -> None:
+    """The same of a hub that knows HUB v1 alone: a row an epoch, two files, and whatever came last stands.
+
+    `late`: a copy of an old request came long after it, and such a hub cannot tell.
+    """
+    model = hub.models.get(memory.model or "", Model(""))
+    attempts = _attempts_of_rows(folder)
+    opened = {a.attempt: a.first_epoch for a in _actions(folder) if isinstance(a, OpenSession)}
+    wanted: dict[int, tuple[int, Row]] = {}
+    recorded: dict[int, list[dict[str, Any]]] = {}
+    for row in ledger.rows.values():
+        if row.step is not None or row.final:
+            continue  # this hub has no place for it
+        recorded.setdefault(row.epoch, []).append(row.metrics)
+        attempt = attempts.get(row.uid, 0)
+        if attempt and row.epoch < min((f for a, f in opened.items() if a > attempt), default=2**53):
+            wanted[row.epoch] = max(wanted.get(row.epoch, (0, row)), (attempt, row), key=lambda pair: pair[0])
+    for epoch, metrics in model.rows.items():
+        if metrics not in recorded.get(epoch, []):
+            raise Broken(
+                f"S1: a foreign hub shows {metrics} at epoch {epoch} of {folder.name}, which nobody recorded"
+            )
+    for epoch, (_attempt, row) in wanted.items():
+        if row.uid in ledger.given_up:
+            continue
+        if epoch not in model.rows or (model.rows[epoch] != row.metrics and not late and not ledger.forgave):
+            raise Broken(
+                f"S1: epoch {epoch} of {folder.name} is {row.metrics}, and {model.rows.get(epoch)} at a foreign hub"
+            )
+    _files_at_foreign_hub(folder, ledger, model, late=late)
+
+
+def _files_at_foreign_hub(folder: Path, ledger: Ledger, model: Model, *, late: bool) -> None:
+    known, saved = set(ledger.files.values()), _saved(folder, ledger)
+    for name, content in model.files.items():
+        if fingerprint({"": content}) not in known:
+            raise Broken(f"the file {name} of {folder.name} at a foreign hub is none that a trainer saved")
+    last: dict[str, SendCheckpoint] = {}
+    asked = {a.key: a for a in _actions(folder) if isinstance(a, SendCheckpoint)}
+    for step in _steps(folder):
+        if isinstance(step.event, Delivered) and step.event.key in asked and not step.event.not_taken:
+            action = asked[step.event.key]
+            last["best.pt" if action.kind is CheckpointKind.FINAL else "last.pt"] = action
+    for name, action in last.items():
+        if name not in model.files:
+            raise Broken(f"S2: {action.key} was acknowledged, and a foreign hub has no {name}")
+        if fingerprint({"": model.files[name]}) != saved.get(action.snapshot) and not (
+            late or ledger.forgave
+        ):
+            raise Broken(
+                f"the file {name} of {folder.name} at a foreign hub is not {action.key}, which came last"
+            )
+
+
 def _attempts_of_rows(folder: Path) -> dict[int, int]:
     """The attempt of each row that is in the journal, by the trainer's own number of it."""
     return {
@@ -247,7 +308,7 @@ def _actions(folder: Path) -> Iterator[AnyAction]:
 # -- the same again --------------------------------------------------------------------------------------
 
 
-def digest_of(folders: list[Path], house: House, story: list[str]) -> str:
+def digest_of(folders: list[Path], world: World) -> str:
     """The SHA-256 (hex) of a whole world: journals byte for byte, what the hub holds, and the story.
 
     Left out is what the hub draws at random for its own use: the names of files on its disk, and its keys.
@@ -261,7 +322,7 @@ def digest_of(folders: list[Path], house: House, story: list[str]) -> str:
             )  # what packs it notes the real time
             sha256.update(file.name.encode() + b"\0" + text)
     tables = (schema.sessions, schema.attempts, schema.rows, schema.answers, schema.usage, schema.problems)
-    with house.store.database.reading() as connection:
+    with world.house.store.database.reading() as connection:
         for table in tables:
             rows = [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
             sha256.update(msgspec.json.encode(rows))
@@ -269,5 +330,7 @@ def digest_of(folders: list[Path], house: House, story: list[str]) -> str:
         columns = [column for column in files.c if column.name != "file"]
         rows = [tuple(r) for r in connection.execute(select(*columns).order_by(*files.primary_key))]
         sha256.update(msgspec.json.encode(rows))
-    sha256.update("\n".join(story).encode())
+    if world.foreign is not None:
+        sha256.update(msgspec.json.encode(world.foreign.models))
+    sha256.update("\n".join(world.story).encode())
     return sha256.hexdigest()

@@ -17,14 +17,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from hubstate.actions import AnyAction
+from hubstate.actions import AnyAction, Heartbeat
 from hubstate.clock import Clock
 from hubstate.hubs import tus
-from hubstate.hubs.base import Delayed, Parcel, Reply
+from hubstate.hubs.base import Accepted, Delayed, Parcel, Reply
 from hubstate.hubs.hub_v1 import HubV1
 from hubstate.hubs.multipart import Body
 from hubstate.hubs.verdict import Answer
 from hubstate.hubs.wire import LARGEST_ANSWER, Wire
+from hubstate.proof.foreign import Foreign
 from hubstate.proof.properties import RowSeen
 from hubstate.server import calls, keys
 from hubstate.server.admission import Visit, admit
@@ -224,7 +225,7 @@ class House:
 
 
 class Network:
-    """The way from the clients to the house, and its weather.
+    """The way from the clients to the house, or to a foreign hub in its place, and its weather.
 
     `struck` is called with the name of each fault, `arrived` with each request that the hub took, `said` with lines
     for the story. `dies`: called before and after a request reaches the hub; it may raise.
@@ -233,6 +234,7 @@ class Network:
     def __init__(
         self,
         house: House,
+        foreign: Foreign | None,
         clock: Clock,
         chance: random.Random,
         *,
@@ -242,6 +244,7 @@ class Network:
         dies: Callable[[str], None],
     ) -> None:
         self.house = house
+        self.foreign = foreign
         self.clock = clock
         self.weather = "clear"
         self.requests = 0
@@ -251,6 +254,8 @@ class Network:
         self._arrived = arrived
         self._dies = dies
         self._late: list[Request] = []
+        #: What a foreign hub took already: it does not know itself.
+        self._taken: set[str] = set()
 
     def carry(self, request: Request) -> Answer | Delayed:
         """One request, and what its sender hears."""
@@ -265,6 +270,11 @@ class Network:
         heard = self._carried(request, fault)
         self._dies("after")
         return heard
+
+    def granted(self, parcel: Parcel) -> None:
+        """The client counts a parcel as delivered without a request, as it may where a foreign hub needs none."""
+        if self.foreign is not None:
+            self._arrives(parcel, stored=True)
 
     def settle(self) -> None:
         """Every copy that is still under way arrives."""
@@ -286,7 +296,9 @@ class Network:
                 self._passes(self._chance.choice((0.0, 5.0)))
                 return lost
             case "torn body":
-                self.house.torn(request, self._chance.random())
+                part = self._chance.random()
+                if self.foreign is None:
+                    self.house.torn(request, part)
                 return lost
             case "acknowledgement lost":
                 self._reach(request)
@@ -325,7 +337,7 @@ class Network:
             case "413" if request.parcel is not None:
                 return _read(_Response(413, b'{"success": false, "message": "too large"}'))
             case "401":
-                return _read(self.house.answer(request, "ul_" + "0" * 40))
+                return _read(self._asked(request, "ul_" + "0" * 40))
             case "slow":
                 self._passes(self._chance.uniform(0.5, 20.0))
             case "duplicate":
@@ -336,15 +348,30 @@ class Network:
                 self._passes(0.02)
         return _read(self._reach(request))
 
+    def _asked(self, request: Request, key: str = "") -> _Response:
+        """What the hub answers to a request with this key, or with a good one."""
+        if self.foreign is None:
+            return self.house.answer(request, key or self.house.key)
+        told = self.foreign.answer(request.path, request.headers, request.body, key or self.foreign.key)
+        return _Response(told.status, msgspec.json.encode(told.body))
+
     def _reach(self, request: Request) -> _Response:
-        response = self.house.answer(request, self.house.key)
-        parcel = request.parcel
-        if parcel is not None and response.status == 200:  # 201: an upload begins, and nothing of it is there
-            rows = tuple(RowSeen(row.number, row.attempt, row.epoch) for row in parcel.rows)
-            stored = "Idempotent-Replayed" not in response.headers
-            folder = parcel.file is not None and parcel.file.is_dir()
-            self._arrived(Arrival(parcel.session, parcel.action, rows, stored, folder))
+        response = self._asked(request)
+        if (
+            request.parcel is not None and response.status == 200
+        ):  # 201: an upload begins, nothing of it is there
+            key = request.headers["Idempotency-Key"]
+            again = "Idempotent-Replayed" in response.headers
+            if self.foreign is not None and not isinstance(request.parcel.action, Heartbeat):
+                again = key in self._taken
+                self._taken.add(key)
+            self._arrives(request.parcel, stored=not again)
         return response
+
+    def _arrives(self, parcel: Parcel, *, stored: bool) -> None:
+        rows = tuple(RowSeen(row.number, row.attempt, row.epoch) for row in parcel.rows)
+        folder = parcel.file is not None and parcel.file.is_dir()
+        self._arrived(Arrival(parcel.session, parcel.action, rows, stored, folder))
 
 
 def _read(response: _Response) -> Answer:
@@ -370,10 +397,14 @@ class SimulatedHub(HubV1):
     def deliver(self, parcel: Parcel) -> Reply:
         """Sends one parcel, once, and tells what became of it."""
         self._line.parcel = parcel
+        before = self._line.sent
         try:
-            return super().deliver(parcel)
+            reply = super().deliver(parcel)
         finally:
             self._line.parcel = None
+        if isinstance(reply, Accepted) and self._line.sent == before:
+            self._line.network.granted(parcel)
+        return reply
 
 
 class _Line(Wire):
@@ -382,7 +413,9 @@ class _Line(Wire):
     def __init__(self, network: Network) -> None:
         super().__init__(ADDRESS, None, connect_timeout=5.0, read_timeout=30.0, total_timeout=PATIENCE)
         self.parcel: Parcel | None = None
-        self._network = network
+        #: How many requests of deliveries it carried.
+        self.sent = 0
+        self.network = network
         self._moved = 0
 
     @property
@@ -407,7 +440,8 @@ class _Line(Wire):
             return Delayed("offline", f"the body could not be read: {error.strerror}")
         # The question who is there is no delivery, whatever it was asked for, nor are the parts of an upload.
         parcel = None if path == "/v1/auth" or method != "POST" else self.parcel
-        answer = self._network.carry(Request(method, path, headers or {}, text, parcel))
+        self.sent += parcel is not None
+        answer = self.network.carry(Request(method, path, headers or {}, text, parcel))
         if isinstance(answer, Answer):
             self._moved += 1
         return answer

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
+import signal
 import statistics
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -91,6 +94,7 @@ MUST_COVER: tuple[str, ...] = (
     "upload goes on where it was cut",
     "a folder arrives",
     "a part of a send arrives",
+    "a world with a foreign hub",
     "wish to stop",
     "illegal event",
     "a call after the end",
@@ -134,11 +138,11 @@ def _run(seed: int) -> Run:
         with world.running():
             _live(world, people)
             for folder in sessions_in(DIRECTORY):
-                judge(folder, people.ledgers.get(folder.name, Ledger()), world.house)
+                judge(folder, people.ledgers.get(folder.name, Ledger()), world)
     except Broken as broken:
         failure = str(broken)
         world.tell(f"BROKEN: {failure}")
-    digest = digest_of(list(sessions_in(DIRECTORY)), world.house, world.story)
+    digest = digest_of(list(sessions_in(DIRECTORY)), world)
     world.house.close()
     hours = world.clock.monotonic() / 3600.0
     return Run(seed, failure, people.epochs, hours, digest, world.counts, tuple(world.story))
@@ -277,7 +281,7 @@ def runs(first: int, count: int, jobs: int, *, stories: bool = False) -> Iterato
     The story is kept of those that failed, or of all (`stories`). A seed that breaks the simulator itself comes as a failed run as well, named by the exception.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_its_parent) as pool:
         seeds = iter(range(first, first + count))
         pending: dict[Future[Run], int] = {}
         while True:
@@ -292,6 +296,21 @@ def runs(first: int, count: int, jobs: int, *, stories: bool = False) -> Iterato
                     yield done.result()
                 else:
                     yield Run(seed, f"{type(error).__name__}: {error}", 0, 0.0, "", Counter())
+
+
+def _end_with_its_parent() -> None:
+    """In a process of ours: whoever began it may be killed, and then it ends as by Ctrl-C, and its world goes with it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it was spawned"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
+    def watch() -> None:
+        parent.join()
+        while True:  # the first one ends a world, and the pool goes on to the next
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(1.0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told(seed: int, *, stories: bool) -> Run:

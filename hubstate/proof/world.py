@@ -20,6 +20,7 @@ from hubstate.errors import StorageError
 from hubstate.hubs import tus
 from hubstate.outbox import FILES, WORDS, Outbox
 from hubstate.proof.disk import Disk, Killed, mounted
+from hubstate.proof.foreign import Foreign
 from hubstate.proof.network import WEATHERS, House, Network, SimulatedHub
 from hubstate.proof.witness import Broken, Witness
 from hubstate.sender import AFTER_FAILURE, SenderThreads, Stepper
@@ -32,6 +33,8 @@ ROOT = Path("/proc/self/cwd")
 START = 1_800_000_000.0
 #: What is larger is uploaded so that it can be cut (bytes), and more rows go in several requests. In life it takes more.
 LARGE, MANY_ROWS = 20_000, 10
+#: How many of the worlds have a hub that knows HUB v1 alone.
+FOREIGN = 0.15
 #: So many turns in one moment are no work any more.
 LIVELOCK = 1_000
 _MOODS = ("full", "short", "failing", "forgetful")
@@ -111,8 +114,13 @@ class World:
         self._outboxes: list[tuple[Path, Outbox]] = []
         self.disk = Disk(self.fork(), self.clock.monotonic, self._struck)
         self.house = House(ROOT / "hub", lambda: START + self.clock.monotonic(), self.counts)
+        # Drawn apart, so that it shifts nothing: a foreign hub in the place of one's own.
+        apart = random.Random(f"foreign {seed}")  # noqa: S311 - chance that can be repeated
+        self.foreign = Foreign(ROOT / "foreign") if apart.random() < FOREIGN else None
+        self.counts["a world with a foreign hub"] = self.foreign is not None
         self.network = Network(
             self.house,
+            self.foreign,
             self.clock,
             self.fork(),
             passes=self.clock.advance,
