@@ -63,9 +63,6 @@ def cuts_a_file(hub, path, headers, body, key):
 @pytest.mark.parametrize(("mistake", "words"), [(drops_an_epoch, "epoch"), (cuts_a_file, "file")])
 def test_what_a_foreign_hub_holds_is_judged(monkeypatch, mistake, words):
     """Where the hub is none of one's own, a lost row and a spoilt file are found as well."""
-    monkeypatch.setattr(
-        simulate, "shutil", SimpleNamespace(rmtree=shutil.rmtree)
-    )  # no evidence: it is as it should be
     monkeypatch.setattr(Foreign, "answer", mistake)
     assert words in run(A_FOREIGN_WORLD).failure
 
