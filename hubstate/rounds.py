@@ -112,7 +112,9 @@ class Round:
     def _tidy(self, seen: Overview, label: str) -> None:
         """Removes what a death left of a session of which nothing waits. That it cannot go is said, and hinders nothing."""
         try:
-            if seen.owner is None and leftovers(seen.folder, peek(seen.folder).memory):
+            # Most have no copies at all any more, and their journals need not be read once more.
+            copies = seen.owner is None and leftovers(seen.folder, Memory())
+            if copies and leftovers(seen.folder, peek(seen.folder).memory):
                 tidy(seen.folder, self._clock)
         except HubstateError as failure:
             self._say(f"{label}: {failure}")
