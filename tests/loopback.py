@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["black_hole", "refused_port"]
+__all__ = ["BlackHole", "black_hole", "refused_port"]
 
 
 def refused_port() -> int:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from loopback import black_hole
+from loopback import BlackHole, black_hole
 from scene import BEAT, END, OPEN, ROWS, UPLOAD, Scene, weights
 from scripted import Request, Says
 
 from hubstate import settings
-from hubstate.clock import VirtualClock
+from hubstate.clock import SystemClock, VirtualClock
 from hubstate.errors import IllegalEvent
 from hubstate.events import Event, FitEpochEnd, ModelSave, PretrainRoutineEnd, TrainEnd, TrainStart
 from hubstate.hubs.base import Hub
@@ -89,12 +89,40 @@ class Counting(VirtualClock):
     def wait(self, signal: threading.Event, seconds: float) -> bool:
         if threading.current_thread() is threading.main_thread():
             return super().wait(signal, seconds)
-        return signal.wait()
+        return signal.wait() if seconds > 0 else signal.is_set()
+
+
+class Silent(NamedTuple):
+    """A session with its real threads, its clock, and its hub that accepts and never answers."""
+
+    session: Session
+    clock: Counting
+    hole: BlackHole
+
+    def train(self, epochs: int, each: Callable[[], None] = lambda: None) -> None:
+        """So many epochs, most of them while a request hangs."""
+        path = Path("last.pt")
+        for epoch in range(epochs):
+            self.session.log({"loss": 1.0}, epoch=epoch)
+            if epoch % 20 == 0:
+                path.write_bytes(weights(epoch))
+                self.session.save(path, epoch=epoch, fitness=float(epoch))
+            if epoch == 0:
+                self._until_asked()
+            each()
+
+    def _until_asked(self) -> None:
+        clock, never = SystemClock(), threading.Event()
+        for _ in range(1200):
+            if self.hole.connections():
+                return
+            clock.wait(never, 0.05)
+        raise AssertionError("nobody asked the hub anything")
 
 
 @pytest.fixture
-def silent(tmp_path: Path) -> Iterator[tuple[Session, Counting]]:
-    """A session with its real threads, towards a hub that accepts and never answers."""
+def silent(tmp_path: Path) -> Iterator[Silent]:
+    """A session towards a hub that accepts and never answers, and an older one that waits as well."""
     clock = Counting()
 
     def client(address: str, key: str | None) -> Hub:
@@ -106,7 +134,7 @@ def silent(tmp_path: Path) -> Iterator[tuple[Session, Counting]]:
         with begin(Wish("older"), offline, clock=clock) as older:
             older.log({"loss": 1.0})
         wish = Wish("digits", limits=Limits(metrics=0.0, checkpoint=0.0))
-        yield begin(wish, found, clock=clock, open_hub=client), clock
+        yield Silent(begin(wish, found, clock=clock, open_hub=client), clock, hole)
     for thread in ours():
         thread.join(60)
         assert not thread.is_alive()
@@ -118,38 +146,32 @@ def ours() -> list[threading.Thread]:
 
 
 @pytest.mark.promise("D7", "D6")
-def test_nobody_waits_for_a_silent_hub(silent: tuple[Session, Counting]) -> None:
+def test_nobody_waits_for_a_silent_hub(silent: Silent) -> None:
     """No callback waits at all, and `finish` no longer than its time-out, though requests hang meanwhile."""
-    session, clock = silent
-    path = Path("last.pt")
-    began = clock.monotonic()
-    for epoch in range(50):
-        session.log({"loss": 1.0}, epoch=epoch)
-        path.write_bytes(weights(epoch))
-        session.save(path, epoch=epoch, fitness=1.0)
-    assert clock.monotonic() == began
-    receipt = session.finish(30.0)
-    assert clock.monotonic() - began <= 31.0
+    began = silent.clock.monotonic()
+    silent.train(50)
+    assert silent.clock.monotonic() == began
+    receipt = silent.session.finish(30.0)
+    assert silent.clock.monotonic() - began <= 31.0
     assert (receipt.rows, receipt.rows_waiting) == (50, 50)
+    assert len(ours()) > 0, "the request hangs still"
 
 
 @pytest.mark.promise("D8", "P5")
-def test_two_threads_however_slow_the_hub(silent: tuple[Session, Counting]) -> None:
+def test_two_threads_however_slow_the_hub(silent: Silent) -> None:
     """1000 epochs towards a hub that takes nothing, and an older session: one thread of words and one of files, no more."""
-    session, _ = silent
-    path = Path("last.pt")
-    path.write_bytes(b"weights")
     most = 0
-    for epoch in range(1000):
-        session.log({"loss": 1.0}, epoch=epoch)
-        if epoch % 20 == 0:
-            session.save(path, epoch=epoch, fitness=float(epoch))
+
+    def count() -> None:
+        nonlocal most
         names = [thread.name for thread in ours()]
         most = max(most, len(names))
         assert len(names) == len(set(names))
+
+    silent.train(1000, count)
     assert most == 2
-    session.finish(0)
-    assert session.receipt.rows_waiting == 1000
+    silent.session.finish(0)
+    assert silent.session.receipt.rows_waiting == 1000
 
 
 # -- answers and mistakes --------------------------------------------------------------------------------
