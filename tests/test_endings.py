@@ -527,13 +527,14 @@ class Still:
     def __init__(self, clock: VirtualClock) -> None:
         self.wall = clock.wall
         self.monotonic = clock.monotonic
+        self.worked = clock.worked
         self._clock = clock
 
     def wait(self, signal: threading.Event, seconds: float) -> bool:
         if threading.current_thread() is threading.main_thread():
             self._clock.advance(seconds)
             return signal.is_set()
-        return signal.wait()
+        return signal.wait() if seconds > 0 else signal.is_set()
 
 
 def on() -> settings.Settings:
