@@ -28,6 +28,7 @@ Searches know nothing of each other, so several processes may share them; what i
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -244,7 +245,10 @@ def _searched(
         return
     # Where it can be, another process is a copy of this one, whatever was replaced in it.
     way = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=multiprocessing.get_context(way))
+    # They keep all that they make until they end, so looking for what could go costs time for nothing.
+    pool = ProcessPoolExecutor(
+        min(processes, len(jobs)), mp_context=multiprocessing.get_context(way), initializer=gc.disable
+    )
     try:
         # The largest stands last and begins first, so that none is left alone at the end.
         begun = [pool.submit(_search, *job) for job in reversed(jobs)]

@@ -33,6 +33,7 @@ from hubstate.actions import (
     SendRows,
 )
 from hubstate.events import (
+    HUB_EVENTS,
     TRAINER_EVENTS,
     USAGE_EVENTS,
     Abort,
@@ -105,6 +106,9 @@ def missaid(before: Memory, decision: Decision) -> Iterator[Violation]:
             yield Violation(
                 "S4", f"{name_of(event)} asks for {asked}, and usage is {'on' if before.usage else 'off'}"
             )
+    if isinstance(event, HUB_EVENTS) and decision.actions:
+        asked = ", ".join(action.key for action in decision.actions)
+        yield Violation("S4", f"{name_of(event)} asks for {asked}")
     if isinstance(event, Abort):
         yield from _older(before, decision.actions)
     places = [_ORDER.index(type(action)) for action in decision.actions if type(action) in _ORDER]

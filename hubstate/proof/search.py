@@ -160,6 +160,7 @@ class Moves:
         self._by_pair: dict[tuple[int, int], int] = {}
         self._caches: dict[str, dict[Any, Any]] = {}
         self._strayed: set[int] = set()
+        self._asked: set[int] = set()
         self._still: set[tuple[int, int, int, str]] = set()
         self._rules = {id(rule): number for number, rule in enumerate(machine.TABLE)}
 
@@ -688,7 +689,9 @@ class Moves:
             )
             if not same or uncounted(aged(again.memory)) != uncounted(after):
                 found.append(Violation("S8", f"{name_of(event)} decided twice gives two answers"))
-            wrong += (*missaid(elsewhere, again), *misremembered(elsewhere, again))
+            # The search that is the largest by far holds no step that the others do not.
+            if not self.bounds.scripted:
+                wrong += (*missaid(elsewhere, again), *misremembered(elsewhere, again))
         choice = machine.choose(memory, event)
         if choice is not None and choice.rule is not None:
             self.taken.add(self._rules[id(choice.rule)])
@@ -709,7 +712,8 @@ class Moves:
         met = [(live, self._decisions[n].decision.event) for (live, _), n in self._by_pair.items()]
         for live, event in met:
             memory = self.memories.values[live]
-            for there, other in self._beside(memory, event):
+            beside = itertools.chain(self._beside(memory, event), self._anywhere(live, memory))
+            for there, other in beside:
                 decision, found = self._decided(there, other)
                 judged = [found, missaid(there, decision), misremembered(there, decision)]
                 if there.metrics_since is not None and there.metrics_since > NOW:
@@ -728,8 +732,6 @@ class Moves:
             yield worn(memory), event
         if isinstance(event, ev.Abort):
             yield tied(memory), event
-        if isinstance(event, ev.ValStart):
-            yield msgspec.structs.replace(tied(memory), heartbeat_out=True, kept_last=_COPY), event
         if isinstance(event, ev.RetryRefused) and memory.refused:
             # An answer to an earlier try may come behind the refusal.
             key = memory.refused[0].key
@@ -737,6 +739,21 @@ class Moves:
             yield memory, ev.Refused(at=NOW, key=key, reason="once more", status=400)
         if not self.bounds.quick:
             yield set_back(memory), event
+
+    def _anywhere(self, live: int, memory: Memory) -> Iterator[tuple[Memory, Event]]:
+        """What a hub or a person may say at any moment, whatever waits: once to each memory."""
+        if self.bounds.quick or live in self._asked:
+            return
+        self._asked.add(live)
+        noting = msgspec.structs.replace(tied(memory), heartbeat_out=True, usage=True, kept_last=_COPY)
+        for event in (
+            ev.StopRequested(NOW, "a wish"),
+            ev.Answered(at=NOW, url="u"),
+            ev.Delivered(at=NOW, key="S/9/rows/8-9", rows=2),
+            ev.HeldUp(at=NOW, key="S/9/open", condition="offline", reason="no network"),
+            ev.ValStart(NOW),
+        ):
+            yield noting, event
 
     def _untimely(self, memory: Memory) -> Iterator[Violation]:
         """Whoever ticks asks when: a tick then finds something due, one before it does not, and none is forgotten."""
@@ -758,7 +775,7 @@ class Moves:
     def _asks(self, memory: Memory, after: float, *, beats: bool) -> bool:
         at = NOW + after
         ticks: tuple[Event, ...] = (ev.Tick(at), ev.HeartbeatTick(at)) if beats else (ev.Tick(at),)
-        return any(self.rig.decide(memory, tick).actions for tick in ticks)
+        return any(self._decided(memory, tick)[0].actions for tick in ticks)
 
     def _forgotten(self, before: Memory, after: Memory, step: Step) -> tuple[Violation, ...]:
         """The memory that lives on must be the one that the journal's line rebuilds; heartbeats are not written."""

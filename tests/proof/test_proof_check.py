@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hubstate import machine
+from hubstate.actions import Decision, Memory
 from hubstate.clock import VirtualClock
+from hubstate.controller import decide
+from hubstate.events import Event, TrainStart
 from hubstate.proof import check as proof
 from hubstate.proof.check import FULL, QUICK, Report, check
 from hubstate.proof.model import Bounds, Rig
@@ -129,6 +132,24 @@ def test_several_processes_find_what_is_broken_here(monkeypatch):
     report = check(bounds, clock=VirtualClock(), processes=2)
     assert [search.name for search in report.searches] == ["only none"]
     assert report.failed is not None
+
+
+def test_what_cannot_be_built_is_asked_outside_its_states():
+    """A table that asks for what cannot be built there violates S4, and the search ends with the way there."""
+
+    def broken(memory: Memory, event: Event) -> Decision:
+        assert not isinstance(event, TrainStart), "nobody can build it"
+        return decide(memory, event)
+
+    failed = check({"tiny": QUICK["only none"]}, rig=Rig(decide=broken)).failed
+    assert failed is not None
+    assert failed.violated is not None
+    assert failed.violated.name == "S4"
+    assert [move.name for move in failed.trace] == [
+        "pretrain_routine_start",
+        "pretrain_routine_end",
+        "train_start",
+    ]
 
 
 def test_a_dead_end_is_found():

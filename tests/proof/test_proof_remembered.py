@@ -182,6 +182,36 @@ def test_a_retry_of_another_delivery_is_named() -> None:
         assert [violation.name for violation in found] == ["S4"]
 
 
+def test_an_answer_that_asks_for_something_is_named() -> None:
+    """S4: what a hub says is remembered, and asks for nothing."""
+    memory = training()
+    rows = decide(memory, ev.FitEpochEnd(AT, 1, {})).actions
+    decision = decide(memory, ev.StopRequested(AT, "a wish"))
+    assert rows
+    assert "S4" in [found.name for found in missaid(memory, decision._replace(actions=rows))]
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_note_of_usage_is_asked_for_alone(usage: bool) -> None:
+    """S4: a validation asks for its note where usage is wanted, and for nothing else; without it for nothing."""
+    memory = msgspec.structs.replace(training(), usage=usage)
+    decision = decide(memory, ev.ValStart(AT))
+    assert list(missaid(memory, decision)) == []
+    wrong = () if usage else decide(msgspec.structs.replace(memory, usage=True), ev.ValStart(AT)).actions
+    assert "S4" in [found.name for found in missaid(memory, decision._replace(actions=wrong))]
+
+
+def test_an_abort_that_sends_an_older_copy_is_named() -> None:
+    """S1: the newest copy is the last of an abort, and of two that were kept at one moment the `last`."""
+    best = Kept(CheckpointKind.BEST, 1, 1, "best", 1, 50.0)
+    last = Kept(CheckpointKind.LAST, 1, 1, "last", 1, 50.0)
+    memory = msgspec.structs.replace(training(), kept_best=best, kept_last=last)
+    decision = decide(memory, ev.Abort(at=AT, outcome=Outcome.FAILED, reason="broke"))
+    assert list(missaid(memory, decision)) == []
+    later = msgspec.structs.replace(memory, kept_best=msgspec.structs.replace(best, at=60.0))
+    assert "S1" in [found.name for found in missaid(later, decision)]
+
+
 def test_what_is_asked_twice_or_in_another_order_is_named() -> None:
     """S4: a step asks for each thing once, and in its order."""
     memory = training()
