@@ -233,6 +233,11 @@ class Session:
         """Whether somebody at the hub wishes that the training stops. `epochs()` heeds it by itself."""
         return self._door.memory.stop is not None
 
+    def heed_stop(self) -> bool:
+        """For trainer modules: whether a stop is wished; whoever asks ends the training by it, with outcome `stopped`."""
+        self._stopped = self._stopped or self.stop_requested
+        return self.stop_requested
+
     @property
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, of an earlier attempt or this one; None if there is none."""
