@@ -403,11 +403,17 @@ class _Searching:
 
     def _last(self, here: World, there: World, found: tuple[Violation, ...]) -> tuple[Move, ...]:
         """The move from one world to another; if it violates something itself, the one that does."""
+        innocent: tuple[Move, ...] = ()
         for edge, decisions in self._moves.again(here):
-            if edge.world == there and (edge.violations == found or not edge.violations):
+            if edge.world != there:
+                continue
+            if edge.violations == found:
                 self._moves.heard = None
                 return (Move(edge.name, decisions),)
-        return ()
+            # What is violated by what is kept behind a move is none of the move's own.
+            if not edge.violations and not innocent:
+                innocent = (Move(edge.name, decisions),)
+        return innocent
 
 
 def _components(graph: list[list[int]]) -> list[int]:

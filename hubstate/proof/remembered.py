@@ -92,6 +92,11 @@ def missaid(before: Memory, decision: Decision) -> Iterator[Violation]:
         yield Violation(
             "S1", f"{name_of(event)} {'is not' if written else 'is'} written down in {before.state.value}"
         )
+    held = decision.refusal is not None
+    if not illegal and held is not _is_held(before, event, decision.actions):
+        yield Violation(
+            "S4", f"{name_of(event)} in {before.state.value} {'is' if held else 'is not'} held back"
+        )
     if isinstance(event, RetryRefused):
         refused = {known.key for known in before.refused}
         again = tuple(action for action in before.outstanding if action.key in refused)
@@ -142,6 +147,15 @@ def _is_written(before: Memory, event: Event, actions: tuple[AnyAction, ...]) ->
     if isinstance(event, TRAINER_EVENTS):
         return before.state is not State.IDLE or bool(actions)
     return not _is_beat(event)
+
+
+def _is_held(before: Memory, event: Event, actions: tuple[AnyAction, ...]) -> bool:
+    """Whether there is nothing to be done, and that is what is answered."""
+    if isinstance(event, (Tick, HeartbeatTick, ModelSave, *USAGE_EVENTS)):
+        return not actions
+    if isinstance(event, TRAINER_EVENTS):
+        return before.state is State.IDLE and not actions
+    return isinstance(event, RetryRefused | GiveUp) and not _is_written(before, event, actions)
 
 
 def _is_beat(event: Event) -> bool:

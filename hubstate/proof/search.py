@@ -669,8 +669,8 @@ class Moves:
         """What is decided. A table that asks for what cannot be built there is one that asks outside its states."""
         try:
             return self.rig.decide(memory, event), []
-        except AssertionError as error:
-            what = f"{name_of(event)} in {memory.state.value} asks for what cannot be built: {error}"
+        except (AssertionError, LookupError, TypeError, ValueError) as error:
+            what = f"{name_of(event)} in {memory.state.value} asks for what cannot be built: {error!r}"
             return Decision(memory, (), None, event, {}, journalled=False), [Violation("S4", what)]
 
     def _decide_anew(self, live: int, event: Event) -> _Decided:
@@ -752,6 +752,8 @@ class Moves:
             ev.Delivered(at=NOW, key="S/9/rows/8-9", rows=2),
             ev.HeldUp(at=NOW, key="S/9/open", condition="offline", reason="no network"),
             ev.ValStart(NOW),
+            ev.PredictStart(NOW),
+            ev.ExportStart(NOW),
         ):
             yield noting, event
 
