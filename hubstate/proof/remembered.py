@@ -166,8 +166,8 @@ def _words(before: Memory, event: Event, action: Action) -> dict[str, Any]:
     """The words of an action that the monitor does not judge, and its key, which names it for ever."""
     key = f"{before.session}/{before.attempt}"
     match action:
-        case OpenSession():
-            assert isinstance(event, PretrainRoutineStart), "the monitor judges where it is asked for"
+        # Asked for by another event it is out of its place, which the monitor judges.
+        case OpenSession() if isinstance(event, PretrainRoutineStart):
             session = before.session or event.session
             told = ("epochs", "project", "group", "tags", "config", "first_epoch")
             return {name: getattr(event, name) for name in told} | {

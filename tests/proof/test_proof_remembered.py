@@ -201,6 +201,14 @@ def test_a_note_of_usage_is_asked_for_alone(usage: bool) -> None:
     assert "S4" in [found.name for found in missaid(memory, decision._replace(actions=wrong))]
 
 
+def test_an_action_out_of_its_place_is_left_to_the_monitor() -> None:
+    """An opening that a sign of life asks for has no words that could be held against it."""
+    memory = training()
+    opening = decide(Memory(session="S"), RUN[0]).actions
+    decision = decide(memory, ev.HeartbeatTick(AT))
+    assert list(missaid(memory, decision._replace(actions=opening))) == []
+
+
 def test_an_abort_that_sends_an_older_copy_is_named() -> None:
     """S1: the newest copy is the last of an abort, and of two that were kept at one moment the `last`."""
     best = Kept(CheckpointKind.BEST, 1, 1, "best", 1, 50.0)
