@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from hubstate.actions import AnyAction, Memory, OpenSession, SendCheckpoint
 from hubstate.errors import StorageError
-from hubstate.events import Delivered, ModelSave, TrainEnd
+from hubstate.events import Delivered, ModelSave, Refused, TrainEnd
 from hubstate.journal import Step, read, recover
 from hubstate.opening import leftovers
 from hubstate.outbox import Outbox
@@ -180,9 +180,12 @@ def _same_rows(folder: Path, ledger: Ledger, there: _AtHub) -> None:
 def _at_foreign_hub(folder: Path, memory: Memory, ledger: Ledger, hub: Foreign, *, late: bool) -> None:
     """The same of a hub that knows HUB v1 alone: a row an epoch, two files, and whatever came last stands.
 
-    `late`: a copy of an old request came long after it, and such a hub cannot tell.
+    `late`: a copy of an old request came long after it, and such a hub cannot tell. Nor can it where rows that it refused
+    are tried again behind those of a newer attempt.
     """
     model = hub.models.get(memory.model or "", Model(""))
+    refused = any(isinstance(step.event, Refused) and "/rows/" in step.event.key for step in _steps(folder))
+    any_attempt = late or refused or ledger.forgave
     attempts = _attempts_of_rows(folder)
     opened = {a.attempt: a.first_epoch for a in _actions(folder) if isinstance(a, OpenSession)}
     wanted: dict[int, tuple[int, Row]] = {}
@@ -202,10 +205,9 @@ def _at_foreign_hub(folder: Path, memory: Memory, ledger: Ledger, hub: Foreign, 
     for epoch, (_attempt, row) in wanted.items():
         if row.uid in ledger.given_up:
             continue
-        if epoch not in model.rows or (model.rows[epoch] != row.metrics and not late and not ledger.forgave):
-            raise Broken(
-                f"S1: epoch {epoch} of {folder.name} is {row.metrics}, and {model.rows.get(epoch)} at a foreign hub"
-            )
+        there = model.rows.get(epoch)
+        if there is None or not (any_attempt or there == row.metrics):
+            raise Broken(f"S1: epoch {epoch} of {folder.name} is {row.metrics}, and {there} at a foreign hub")
     _files_at_foreign_hub(folder, ledger, model, late=late)
 
 
