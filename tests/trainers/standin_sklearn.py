@@ -1,0 +1,26 @@
+"""A plain loop that measures what was recorded: what scikit-learn's `partial_fit` is called in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replay import Play, Recording
+
+__all__ = ["play", "rows"]
+
+
+def play(play: Play, /) -> None:
+    """The loop of a user: a row for each epoch, in a session that the loop is in."""
+    epochs = {call["epoch"] for call in play.recording.calls if "epoch" in call}
+    with play.start(str(play.recording.header["scenario"]), epochs=len(epochs) or None) as session:
+        for call in play.calls():
+            session.log(call["metrics"], epoch=call["epoch"])
+        play.end()
+
+
+def rows(recording: Recording) -> Iterator[dict[str, Any]]:
+    """The rows that the recording tells."""
+    for call in recording.calls:
+        yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"]}
