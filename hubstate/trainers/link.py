@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +55,9 @@ def fenced(hook: Callable[Concatenate[L, P], T]) -> Callable[Concatenate[L, P], 
         # The one fence of the trainer modules: a hook runs in the middle of somebody's training, which no mistake of
         # ours, no odd value and no full disk may end. Ctrl-C and the like pass.
         except Exception as error:  # noqa: BLE001
-            link.failed(hook.__name__, error)
+            # Where even that fails (a closed stderr, a session that is broken), there is nobody left to tell.
+            with suppress(Exception):
+                link.failed(hook.__name__, error)
             return None
 
     return inside
@@ -103,6 +106,7 @@ class Link:
             "checkpoints": checkpoints,
         }
         self._session: Session | None = None
+        self._main = True
         self._told: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,6 +130,7 @@ class Link:
         resumed: bool = False,
     ) -> Session | None:
         """Opens the session of a training that is about to begin, unless one is open or this is not the main process."""
+        self._main = main
         if self._session is None and main:
             self._session = start(
                 self._name or name,
@@ -134,6 +139,7 @@ class Link:
                 resume=resumed if self._resume is None else self._resume,
                 **self._options,
             )
+            self._told.clear()  # what was told of the training before says nothing about this one
         return self._session
 
     def begin(self) -> None:
@@ -171,11 +177,32 @@ class Link:
         elif values:
             self.tell(FitEpochEnd, epoch, values, nonfinite, final)
 
-    def save(self, path: str | Path, epoch: int, *, fitness: float | None = None, kind: str = "last") -> None:
-        """Says that the trainer wrote a checkpoint; if it is kept the copy is whole when this returns."""
-        if self._session is not None and self._session.state is State.TRAINING:
+    def save(
+        self,
+        path: str | Path,
+        epoch: int | None = None,
+        *,
+        fitness: float | None = None,
+        kind: str = "last",
+    ) -> None:
+        """Says that a checkpoint was written; if it is kept the copy is whole when this returns.
+
+        `epoch` None: after the last one that was recorded. Outside of a training nothing is taken, which is told once.
+        """
+        if self._session is None:
+            self._not_taken(path)
+        elif self._session.state is State.TRAINING:
             known = fitness if fitness is None or isfinite(fitness) else None
             self._session.save(path, epoch=epoch, fitness=known, kind=kind)
+
+    def _not_taken(self, path: str | Path) -> None:
+        if self._main and "save" not in self._told:
+            self._told.add("save")
+            log("hubstate.trainers").warning(
+                "hubstate.checkpoint_not_taken",
+                path=str(path),
+                reason="no training goes on here: save inside of the `with` block around it",
+            )
 
     def wants_stop(self) -> bool:
         """Whether somebody at the hub wishes the training to stop: then the trainer has to be told so, and it ends early."""
@@ -214,28 +241,33 @@ class Link:
         if reason in self._told:
             return
         self._told.add(reason)
-        log("hubstate.trainers").error("hubstate.trainer_module_failed", reason=reason)
         if self._session is not None:
             self._session.tell(HeldUp, key="", condition=FAILING, reason=reason)
+        log("hubstate.trainers").error("hubstate.trainer_module_failed", reason=reason)
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a trainer's values that are numbers: it may put names and tables beside them."""
-    return {str(name): value for name, value in metrics.items() if _is_number(value)}
+    """Those of a trainer's values that are numbers: it may put names and tables beside them.
+
+    A tensor or array of one element counts, whatever its shape.
+    """
+    found = {str(name): _alone(value) for name, value in metrics.items()}
+    return {name: value for name, value in found.items() if name and _is_number(value)}
+
+
+def _alone(value: Any) -> Any:
+    """The one element of a tensor or array that has just one; anything else as it is."""
+    if type(value) is float or not callable(getattr(value, "item", None)):
+        return value
+    count = value.numel() if callable(getattr(value, "numel", None)) else getattr(value, "size", 1)
+    return value.item() if count == 1 else value
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool | str | bytes) or value is None:
+    if isinstance(value, bool | str | bytes | bytearray):
         return False
-    if isinstance(value, int | float):
-        return True
-    return (hasattr(value, "__float__") and getattr(value, "size", 1) in (1, None)) or _is_scalar_tensor(
-        value
-    )
-
-
-def _is_scalar_tensor(value: Any) -> bool:
-    return callable(getattr(value, "numel", None)) and value.numel() == 1
+    # An array of several elements has a float of its own, which raises.
+    return isinstance(value, int | float) or (hasattr(value, "__float__") and not hasattr(value, "shape"))
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
