@@ -63,6 +63,8 @@ class Disk:
         self.dead = False
         #: The files and folders that a power cut took, whole or in part.
         self.taken: set[Path] = set()
+        #: What was asked to be kept before what it builds on, in words; empty if nothing ever was.
+        self.disorder = ""
         self._chance = chance
         self._now = now
         self._struck = struck
@@ -159,6 +161,16 @@ class Disk:
                 file.named |= inside.rpartition("/")[0] == name
         else:
             self._files.setdefault(name, _File(self._now())).synced = os.fstat(fd).st_size
+            if name.endswith(".jsonl"):
+                self._see_to_order(Path(name))
+
+    def _see_to_order(self, segment: Path) -> None:
+        """A segment of a journal builds on the earlier ones: a power cut must not take their ends and leave this one."""
+        for earlier in segment.parent.glob("journal-*.jsonl"):
+            file = self._files.get(str(earlier))
+            if earlier.name < segment.name and file and file.safe(self._now()) < earlier.stat().st_size:
+                session = segment.parent.name
+                self.disorder = f"the disk was asked to keep {segment.name} of {session}, and not the end of {earlier.name}"
 
     def asked_to_keep(self, path: Path) -> int:
         """How many bytes of a file somebody asked it to keep."""

@@ -34,7 +34,7 @@ from hubstate.server.answers import Caller, Problem
 from hubstate.server.store import Store
 from hubstate.server.uploads import Receiver
 
-__all__ = ["ADDRESS", "WEATHERS", "Arrival", "House", "Network", "Request", "SimulatedHub"]
+__all__ = ["ADDRESS", "PATIENCE", "WEATHERS", "Arrival", "House", "Network", "Request", "SimulatedHub"]
 
 ADDRESS = "http://127.0.0.1:8765"
 #: How long a client waits for a whole answer (seconds).

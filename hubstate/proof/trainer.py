@@ -36,7 +36,7 @@ from hubstate.journal import Entry, Step, read, recover
 from hubstate.limits import Limits
 from hubstate.opening import SNAPSHOTS, needed_snapshots
 from hubstate.proof.disk import Killed
-from hubstate.proof.network import ADDRESS
+from hubstate.proof.network import ADDRESS, PATIENCE
 from hubstate.proof.witness import Broken
 from hubstate.proof.world import ROOT, Turns, World
 from hubstate.server import models
@@ -67,9 +67,9 @@ _FATES = {
 _PACES = ((0.01, 1.0, 42), (5.0, 120.0, 40), (60.0, 600.0, 15), (3600.0, 7200.0, 3))
 #: How large a saved file is (bytes).
 _SIZES = (100, 3_000, 60_000)
-#: A power cut may take what was recorded so shortly before it, and nothing older (seconds): the sender's longest
-#: sleep, and a request that takes as long as one may.
-_UNSYNCED = 150.0
+#: A power cut may take what was recorded so shortly before it, and nothing older (seconds): the sender's longest sleep, and
+#: all requests of an upload in parts, each as long as one may take; for here one thread does what two do in life.
+_UNSYNCED = 60.0 + 5 * PATIENCE
 
 
 class Row(NamedTuple):
@@ -328,6 +328,8 @@ class People:
             if opened is not None:
                 unwritten[opened.folder.name] = opened.door.unwritten
         world.process_ends()
+        if world.disk.disorder:
+            raise Broken(f"S1: {world.disk.disorder}")
         gone = world.disk.taken.copy()
         if power:
             world.disk.cut_power(list(sessions_in(DIRECTORY)))

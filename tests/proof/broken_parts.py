@@ -191,6 +191,13 @@ BROKEN: dict[str, Plant] = {
 #: The first seed that finds each, where it is not 0. It moves with the code; what it is for is to find them soon.
 SEEN_BY = {
     "another_key_on_retry": 4,
+    "end_overtakes_what_waits": 1,
+    "half_a_line_stays": 1,
+    "rest_of_a_send_forgotten": 1,
+    "copies_removed_at_once": 2,
+    "earlier_segments_unsynced": 3,
+    "lines_before_copies": 3,
+    "any_page_is_an_answer": 13,
 }
 
 

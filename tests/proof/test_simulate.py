@@ -165,7 +165,7 @@ def test_a_power_cut_spares_what_was_synced(machine):
     left = machine.file.read_bytes()
     assert left.startswith(b"kept\n")
     assert len(left) < 905
-    assert machine.disk.taken == {machine.file.name}
+    assert machine.disk.taken == {machine.file}
 
 
 def test_a_power_cut_spares_what_is_old(machine):
@@ -186,6 +186,21 @@ def test_what_a_killed_process_wrote_last_is_old_in_its_time(machine):
     machine.now = WRITTEN_BACK + 1.0
     machine.disk.cut_power([machine.folder])
     assert machine.file.read_bytes() == b"the last line\n"
+
+
+def test_the_end_of_an_earlier_segment_is_kept_first(machine):
+    """Who asks the disk to keep a segment, and not what it builds on, is found out without any power cut."""
+    machine.disk.write(machine.fd, b"a line\n")
+    later = machine.disk.open(machine.file.with_name("journal-000002.jsonl"), os.O_WRONLY | os.O_CREAT, 0o600)
+    machine.disk.write(later, b"a head\n")
+    machine.disk.fsync(machine.fd)
+    machine.disk.fsync(later)
+    assert machine.disk.disorder == ""
+    machine.disk.write(machine.fd, b"one more\n")
+    machine.disk.fsync(later)
+    assert "not the end of journal-000001.jsonl" in machine.disk.disorder
+    machine.disk.reborn()
+    machine.file.with_name("journal-000002.jsonl").unlink()
 
 
 def test_an_unnamed_file_may_be_lost_whole(tmp_path):
