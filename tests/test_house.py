@@ -23,6 +23,7 @@ PACKAGE = ROOT / "hubstate"
 TESTS = ROOT / "tests"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+TRAINER_PINS = (ROOT / "constraints-trainers.txt").read_text()
 
 #: Rooms without a test file of their own, and why.
 WITHOUT_TESTS = {
@@ -257,6 +258,19 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
+#: Whoever uses a module of hubstate/trainers has its trainer: hubstate asks for none.
+THEIR_OWN = {
+    "ignite",
+    "keras",
+    "lightgbm",
+    "lightning",
+    "pytorch-lightning",
+    "transformers",
+    "ultralytics",
+    "xgboost",
+}
+
+
 def third_party() -> set[str]:
     """The packages, by their name at a registry, that the rooms import and Python does not bring."""
     distributions = metadata.packages_distributions()
@@ -283,13 +297,13 @@ def test_every_import_is_asked_for():
     project = PROJECT["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
     asked += project["optional-dependencies"]["server"] + project["optional-dependencies"]["testing"]
-    assert third_party() - {normal(Requirement(text).name) for text in asked} == set()
+    assert third_party() - {normal(Requirement(text).name) for text in asked} - THEIR_OWN == set()
 
 
-def pinned() -> dict[str, set[str]]:
-    """The versions that constraints.txt pins, by the name of the package."""
+def pinned(constraints: str = CONSTRAINTS) -> dict[str, set[str]]:
+    """The versions that constraints.txt, or another such text, pins, by the name of the package."""
     versions: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", CONSTRAINTS, re.MULTILINE):
+    for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", constraints, re.MULTILINE):
         versions.setdefault(name, set()).add(version)
     return versions
 
@@ -307,11 +321,22 @@ def test_every_dependency_is_pinned_within_its_range():
             assert all(map(requirement.specifier.contains, versions[name])), requirement
 
 
-def test_every_pin_has_digests_and_none_has_a_host():
-    """Each pin carries SHA-256 digests, and nothing in constraints.txt says from where a package comes."""
-    for pin in re.split(r"\n(?=[a-z0-9])", CONSTRAINTS.strip()):
+def test_the_trainers_of_the_tests_are_pinned_beside():
+    """constraints-trainers.txt pins what the group asks for and no torch, and what both files pin in one version."""
+    here, trainers = pinned(), pinned(TRAINER_PINS)
+    for requirement in map(Requirement, PROJECT["dependency-groups"]["trainers"]):
+        assert trainers[normal(requirement.name)], "scripts/pin was not run"
+        assert all(map(requirement.specifier.contains, trainers[normal(requirement.name)])), requirement
+    assert {"torch", "torchvision", "opencv-python"} & set(trainers) == set()
+    assert {name for name in here.keys() & trainers.keys() if not trainers[name] <= here[name]} == set()
+
+
+@pytest.mark.parametrize("constraints", [CONSTRAINTS, TRAINER_PINS], ids=["project", "trainers"])
+def test_every_pin_has_digests_and_none_has_a_host(constraints):
+    """Each pin carries SHA-256 digests, and nothing in the constraints says from where a package comes."""
+    for pin in re.split(r"\n(?=[a-z0-9])", constraints.strip()):
         assert re.match(r"[a-z0-9-]+==\S+ (;.+ )?\\\n    --hash=sha256:[0-9a-f]{64}", pin), pin[:100]
-    assert re.findall(r"://|^-.*|file:|(?<!\w)/\S+", CONSTRAINTS, re.MULTILINE) == []
+    assert re.findall(r"://|^-.*|file:|(?<!\w)/\S+", constraints, re.MULTILINE) == []
 
 
 @pytest.mark.parametrize("extra", ["demo", "dev"])
@@ -376,7 +401,11 @@ def test_a_python_that_is_too_old_is_refused(fresh):
 
 
 @pytest.mark.parametrize(
-    "name", [".ci/run", "scripts/check", "scripts/demo", "scripts/mutate", "scripts/pin", "scripts/setup"]
+    "name",
+    [
+        ".ci/run",
+        *(f"scripts/{name}" for name in ["check", "demo", "long", "mutate", "pin", "setup", "trainers"]),
+    ],
 )
 def test_a_script_can_be_run_and_parsed(name):
     """Every script is executable and valid for bash."""
