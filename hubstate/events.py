@@ -259,7 +259,8 @@ class HeldUp(Event, frozen=True, tag="held_up", kw_only=True):
     """The delivery `key` could not be made just now and is repeated; the condition tells the kind of trouble.
 
     `condition` is one of `offline`, `rate_limited`, `credentials_rejected`, `hub_failing`; `until`: seconds since
-    1970 at which the next try is due, where the hub said so.
+    1970 at which the next try is due, where the hub said so. Without a `key` no delivery is held up: something failed on
+    this machine, such as a trainer's module (`trainer_module_failing`), and the session shall show it.
     """
 
     key: str

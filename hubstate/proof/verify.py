@@ -503,6 +503,8 @@ class _Replay:
         event = step.event
         if not isinstance(event, Delivered | Refused | HeldUp) or event.key in self._asked:
             return
+        if isinstance(event, HeldUp) and not event.key:
+            return  # no hub said it: something failed here, and no delivery is held up by it
         if event.key.endswith("/heartbeat"):
             raise _Impossible("answers to heartbeats are not written down")
         what = "receipt" if isinstance(event, Delivered) else "answer"
