@@ -110,8 +110,17 @@ class Link:
         self._told: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A link that travels leaves its session behind: it belongs to the process that opened it."""
-        return {**self.__dict__, "_session": None, "_told": set()}
+        """A link that travels leaves its session behind, which belongs to the process that opened it, and its key.
+
+        Trainers write what travels into files. Where it arrives the key is found as anywhere, in the environment or where
+        `hubstate login` kept it.
+        """
+        return {
+            **self.__dict__,
+            "_session": None,
+            "_told": set(),
+            "_options": {**self._options, "api_key": None},
+        }
 
     @property
     def session(self) -> Session | None:
