@@ -87,9 +87,14 @@ class Link:
         checkpoints: str = "all",
         resume: bool | str | None = None,
     ) -> None:
-        tags = tuple(tags)
-        checked_wish(
-            "training" if name is None else name, tags, None, config, limits, checkpoints, bool(resume)
+        wish = checked_wish(
+            "training" if name is None else name,
+            tags,
+            None,
+            config,
+            limits,
+            checkpoints,
+            False if resume is None else resume,
         )
         self._name = name
         self._config = dict(config or {})
@@ -99,7 +104,7 @@ class Link:
             "api_key": api_key,
             "project": project,
             "group": group,
-            "tags": tags,
+            "tags": wish.tags,
             "directory": directory,
             "mode": mode,
             "limits": limits,
