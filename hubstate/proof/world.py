@@ -18,6 +18,7 @@ from hubstate import opening, outbox, ownership
 from hubstate.clock import Clock, VirtualClock
 from hubstate.errors import StorageError
 from hubstate.hubs import tus
+from hubstate.journal import holds
 from hubstate.outbox import FILES, WORDS, Outbox
 from hubstate.proof.disk import Disk, Killed, mounted
 from hubstate.proof.foreign import Foreign
@@ -149,6 +150,10 @@ class World:
             def __init__(self, path: Path, journal: Path) -> None:
                 super().__init__(path, journal)
                 world._outboxes.append((path, self))
+                if not holds(journal, outbox._place(self._db)):  # noqa: SLF001 - nobody else asks
+                    raise Broken(
+                        f"S1: the outbox of {journal.name} is ahead of its journal, and was not folded anew"
+                    )
 
         opening.__dict__["Outbox"] = Known
         large, rows = tus.LEAST, outbox.ROWS_PER_REQUEST
