@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +37,8 @@ def run(
 ) -> None:
     """Run a training command; when it is gone, however it ended, write down how and deliver the rest.
 
-    Signals pass through, the terminal stays the command's, and the exit code is the command's own.
+    Signals pass through, the terminal stays the command's, and the exit code is the command's own. `yolo`, the command of
+    Ultralytics, is recorded without a script of your own.
     """
     import random
 
@@ -50,7 +53,7 @@ def run(
     found = settings.resolve()
     try:
         ended = supervise(
-            command,
+            _recorded(command),
             found,
             timeout=timeout,
             clock=SystemClock(),
@@ -64,6 +67,20 @@ def run(
         end(_NOT_THERE if isinstance(error.__cause__, FileNotFoundError) else _NOT_RUN)
     else:
         end(end_as(ended))
+
+
+def _recorded(command: list[str]) -> list[str]:
+    """The command as it is, but for the `yolo` of this environment: that one loads no script that could attach hubstate."""
+    found = shutil.which(command[0])
+    if found is None or Path(found).name != "yolo":
+        return command
+    if Path(found).absolute().parent != Path(sys.executable).absolute().parent:
+        _say(
+            f"{found} belongs to another environment than hubstate, so it runs unrecorded: install hubstate there"
+        )
+        return command
+    # The folder of the command is no place to import from, as it is none for the command itself.
+    return [sys.executable, "-P", "-m", "hubstate.trainers.yolo", *command[1:]]
 
 
 def _open_hub(address: str, api_key: str | None) -> Hub:

@@ -36,11 +36,12 @@ from hubstate.session import Session
 from hubstate.states import Outcome, State
 from hubstate.trainers.link import Link, fenced, supported
 
-__all__ = ["HubstateCallbacks", "attach"]
+__all__ = ["HOOKS", "HubstateCallbacks", "attach", "checked_release"]
 
 #: A key of Ultralytics Platform, which is no key of a hub.
 _PLATFORM_KEY = re.compile("ul_[0-9a-f]{40}")
-_HOOKS = (
+#: The callbacks of Ultralytics that are heard, each by the method of that name.
+HOOKS = (
     "on_pretrain_routine_start",
     "on_pretrain_routine_end",
     "on_train_start",
@@ -78,11 +79,7 @@ def attach(
     None: as Ultralytics is told. What is attached already is replaced. Raises `UsageError` for a model, a release of
     Ultralytics or an argument that cannot be used.
     """
-    try:
-        import ultralytics  # noqa: PLC0415 - whoever has a model has loaded it
-    except ImportError as error:
-        raise UsageError("there is no Ultralytics here: pip install ultralytics") from error
-    supported("ultralytics", ultralytics.__version__, first=(8, 4, 114), tested="8.4.190")
+    checked_release()
     known = getattr(model, "callbacks", None)
     if not isinstance(known, dict) or not callable(getattr(model, "add_callback", None)):
         raise UsageError(
@@ -103,7 +100,7 @@ def attach(
         checkpoints=checkpoints,
         resume=resume,
     )
-    for hook in _HOOKS:
+    for hook in HOOKS:
         for earlier in [call for call in known.get(hook, ()) if _is_ours(call)]:
             known[hook].remove(earlier)
             earlier.__self__.left()
@@ -111,12 +108,24 @@ def attach(
     return link
 
 
+def checked_release() -> None:
+    """Raises `UsageError` if there is no Ultralytics, or one that is too old."""
+    try:
+        import ultralytics  # noqa: PLC0415 - whoever has a model has loaded it
+    except ImportError as error:
+        raise UsageError("there is no Ultralytics here: pip install ultralytics") from error
+    supported("ultralytics", ultralytics.__version__, first=(8, 4, 114), tested="8.4.190")
+
+
 def _is_ours(callback: Any) -> bool:
     return isinstance(getattr(callback, "__self__", None), HubstateCallbacks)
 
 
 class HubstateCallbacks(Link):
-    """What `attach` attached: the callbacks, and the block around `train()`."""
+    """What `attach` attached: the callbacks, and the block around `train()`.
+
+    `model` None: they are for every model of a process, and there is no block.
+    """
 
     def __init__(self, model: Any, name: str | None = None, **options: Any) -> None:
         super().__init__(name, **options)
@@ -137,7 +146,9 @@ class HubstateCallbacks(Link):
         return {**super().__getstate__(), "_model": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A copy of the model has callbacks of its own, which belong to that copy."""
+        """A copy of the model has callbacks of its own; without a model this serves all that are loaded in the process."""
+        if self._model is None:
+            return self
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
@@ -240,10 +251,11 @@ class HubstateCallbacks(Link):
     def teardown(self, _trainer: Any) -> None:
         error = sys.exc_info()[1]
         if error is not None:
-            self._broken(error)
+            self.broken(error)
 
     @fenced
-    def _broken(self, error: BaseException) -> None:
+    def broken(self, error: BaseException) -> None:
+        """An exception, Ctrl-C included, leaves the trainer's call: a training that goes on ends by it."""
         self.abort(error)
 
     @fenced
@@ -294,7 +306,7 @@ class HubstateCallbacks(Link):
             # What processes of its own did, they told themselves.
             if not self._opened and not isinstance(error, subprocess.CalledProcessError):
                 self._open_failed()
-            self._broken(error)
+            self.broken(error)
             raise
 
     @fenced
