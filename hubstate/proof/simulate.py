@@ -48,7 +48,7 @@ __all__ = ["ENOUGH_RUNS", "MUST_COVER", "Report", "Run", "row_name", "run", "run
 #: What every run reaches at least.
 EPOCHS, HOURS = 100, 6.0
 #: From so many runs on, nothing may stay uncovered.
-ENOUGH_RUNS = 100
+ENOUGH_RUNS = 1_000
 
 _DELIVERIES = (
     "open", "rows", "last checkpoint", "best checkpoint", "final checkpoint", "close", "end", "heartbeat", "usage",

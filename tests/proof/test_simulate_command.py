@@ -64,7 +64,7 @@ def test_without_a_seed_one_is_drawn(worlds):
 
 
 def test_what_never_happened_in_many_runs_is_named(worlds):
-    """A hundred runs that never saw a fault are no proof, and end with 1."""
-    found = call("--seed", "0", "--runs", "100")
+    """A thousand runs that never saw a fault are no proof, and end with 1."""
+    found = call("--seed", "0", "--runs", "1000")
     assert found.exit_code == 1
     assert "never happened: row 2, " in found.stderr
