@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,20 @@ from children import PYTHON, ended, only_session, script
 
 from hubstate.overview import look
 from hubstate.server.running import running
+from hubstate.session import Session
 from hubstate.states import Outcome, State
 
-__all__ = ["AtHub", "at_hub", "broken", "example", "guide_hub", "holds_all", "holds_what_was", "ran"]
+__all__ = [
+    "AtHub",
+    "at_hub",
+    "broken",
+    "example",
+    "guide_hub",
+    "holds_all",
+    "holds_what_was",
+    "press_stop",
+    "ran",
+]
 
 _GUIDES = Path(__file__).parents[3] / "docs" / "trainers"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -46,6 +58,8 @@ def broken(code: str, *changes: tuple[str, str]) -> str:
 def ran(code: str, **environment: str) -> CompletedProcess[str]:
     """A script in the working directory that came to its end."""
     with pytest.MonkeyPatch.context() as patch:
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))  # for `press_stop`
         for name, value in environment.items():
             patch.setenv(name, value)
         return ended([PYTHON, script(code)])
@@ -57,6 +71,21 @@ def guide_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with running(folder / "hub") as hub:
         monkeypatch.setenv("HUBSTATE_HUB", hub.url)
         yield hub.url
+
+
+def press_stop(session: Session) -> None:
+    """Presses stop on the session's page, from within the training, and waits until the session has heard of it."""
+    with requests.Session() as http:
+        http.trust_env = False
+        assert session.flush(30.0)
+        http.post(f"{session.url}/stop", timeout=30).raise_for_status()
+    # The wish comes with an answer: something has to be sent.
+    for step in range(100):
+        session.log({"pressed": 1.0}, epoch=0, step=step)
+        session.flush(30.0)
+        if session.stop_requested:
+            return
+    raise AssertionError("the session never heard of the wish to stop")
 
 
 @dataclass(frozen=True)

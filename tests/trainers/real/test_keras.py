@@ -85,12 +85,7 @@ def test_early_stopping_is_no_wish_of_the_hub(hub: str) -> None:
 
 def test_a_wish_at_the_hub_stops_within_the_epoch(hub: str) -> None:
     """Somebody presses stop: the rest of the epoch is not trained, its row still comes, and the outcome is `stopped`."""
-    press = (
-        "import requests; "
-        "requests.post(f'{hub_url}/models/{hub.session.id}/stop', timeout=30).raise_for_status(); "
-        "hub.session.log({'pressed': 1.0}, epoch=0, step=1); hub.session.flush(30)"
-    )
-    process = ran(f"hub_url = {hub!r}\n" + with_other(press))
+    process = ran(with_other("import guides; guides.press_stop(hub.session)"))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     rows = at_hub(hub).rows
