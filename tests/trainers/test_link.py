@@ -37,19 +37,6 @@ class Trainer(Link):
 
 
 @pytest.fixture
-def sessions(hubstate_start, monkeypatch):
-    """Every session that a link opened, in order; each delivers in this thread, to `hubstate_hub`."""
-    opened = []
-
-    def start(name, *, mode=None, hub=None, api_key=None, project=None, group=None, directory=None, **wish):
-        opened.append(hubstate_start(name, mode=mode or "on", **wish))
-        return opened[-1]
-
-    monkeypatch.setattr(hubstate.trainers.link, "start", start)
-    return opened
-
-
-@pytest.fixture
 def link(sessions):
     """A link whose training goes on."""
     link = Trainer("digits")
@@ -285,6 +272,16 @@ def test_a_file_belongs_to_the_epoch_recorded_last(link, sessions):
     Path("model.json").write_text("{}")
     link.save("model.json", kind="final")
     assert sessions[0].last_checkpoint.epoch == 2
+
+
+def test_a_file_from_before_the_training_is_none_of_it(sessions):
+    """What is written while the training is prepared is no checkpoint of it, and nothing is illegal."""
+    link = Link("digits")
+    link.open()
+    Path("initial.pt").write_text("random")
+    link.save("initial.pt", 0)
+    link.begin()
+    assert sessions[0].last_checkpoint is None
 
 
 def test_a_file_that_nobody_can_take_is_told(link, capsys):
