@@ -10,7 +10,7 @@
 | `on_train_batch_end` | a wish to stop sets `should_stop` in every process |
 | `log_metrics` of the logger | a row of its step, unless it tells what the epoch's row tells |
 | `teardown` | the end: `finished`, or `stopped` if the hub asked for it |
-| `on_exception` | the end: `failed`, or `interrupted` by Ctrl-C |
+| `on_exception` | the end: `failed`, or `interrupted` by Ctrl-C or SIGTERM |
 
 The hooks fire in every process, and to look at Lightning's metrics may need all of them: so every process looks, and
 only the first one has a session to tell. Both packages that Lightning is sold under serve, `lightning` and
@@ -28,6 +28,7 @@ from typing import Any
 
 from hubstate.errors import CheckpointMissing
 from hubstate.snapshots import look
+from hubstate.states import Outcome
 from hubstate.trainers.link import fenced, numbers, supported
 from hubstate.trainers.quiet import QuietLink
 
@@ -160,6 +161,10 @@ class HubstateCallback(QuietLink, _PL.Callback):  # type: ignore[misc,name-defin
         if self._now.trainer is not None:
             self._written()
             self._now = _Now()
+            # Lightning makes an exit of SIGTERM, one without a code, as if the training had come to its end.
+            if type(exception).__name__ == "SIGTERMException" and self._session is not None:
+                session, self._session = self._session, None
+                session.abort("ended by SIGTERM", outcome=Outcome.INTERRUPTED)
             self.abort(exception)
 
     # -- what is known a hook later ------------------------------------------------------------------------
