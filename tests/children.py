@@ -49,10 +49,12 @@ def begun(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.
             process.kill()
 
 
-def ended(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    """A process that came to its end, however it did."""
+def ended(
+    command: Sequence[str | Path], *, hangs: float = HANGS, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """A process that came to its end, however it did; one that has not ended after `hangs` seconds hangs."""
     return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, timeout=HANGS, **options
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=hangs, **options
     )
 
 

@@ -37,6 +37,8 @@ _GUIDES = Path(__file__).parents[3] / "docs" / "trainers"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 #: How long an example is at most, so that it can be taken in at a glance (lines).
 _LONGEST = 25
+#: Trainers take long to import where many other things run (seconds).
+_HANGS = 600
 
 
 def example(page: str, place: int = 0) -> str:
@@ -62,7 +64,7 @@ def ran(code: str, **environment: str) -> CompletedProcess[str]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))  # for `press_stop`
         for name, value in environment.items():
             patch.setenv(name, value)
-        return ended([PYTHON, script(code)])
+        return ended([PYTHON, script(code)], hangs=_HANGS)
 
 
 @contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from children import PYTHON, ended, only_session, script, told
+from children import only_session, told
 from guides import at_hub, broken, example, guide_hub, holds_all, holds_what_was, ran
-from loopback import refused_port
+from processes import TALK, in_two
 
 from hubstate.events import PretrainRoutineStart
 from hubstate.journal import Step, read, recover
@@ -224,23 +223,14 @@ def test_two_trainings_of_one_trainer_are_two_sessions(hub: str) -> None:
 # -- in two processes ------------------------------------------------------------------------------------
 
 
-def in_two(code: str) -> CompletedProcess[str]:
-    """The script in two processes that talk to each other on loopback, each of which tells where it listens and talks."""
-    code = broken(code, ("max_epochs=3", 'max_epochs=3, accelerator="cpu", devices=2, strategy="ddp"'))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        return ended([PYTHON, *command, f"--master-port={refused_port()}", script(code)])
+def for_two(code: str) -> str:
+    """The example for two processes."""
+    return broken(code, ("max_epochs=3", 'max_epochs=3, accelerator="cpu", devices=2, strategy="ddp"'))
 
 
 def test_two_processes_have_one_session(hub: str) -> None:
     """Of a training by `torchrun` there is one session with each row once; both processes talk on loopback alone."""
-    talk = (
-        "import json, psutil; "
-        "there = [c.raddr.ip for c in psutil.Process().net_connections() if c.raddr]; "
-        "open('talk.json', 'w').write(json.dumps(there))"
-    )
-    process = in_two(with_other(talk))
+    process = in_two(for_two(with_other(TALK)))
     assert process.returncode == 0, process.stderr
     holds_all(hub, epochs=3, names=NAMES, final=newest_best())
     assert configuration()["world_size"] == 2
@@ -251,7 +241,7 @@ def test_two_processes_have_one_session(hub: str) -> None:
 
 def test_two_processes_stop_after_the_same_batch(hub: str) -> None:
     """A wish at the hub, which one process hears of, stops both of them; neither waits for the other for ever."""
-    process = in_two(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS, epoch=0)))
+    process = in_two(for_two(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS, epoch=0))))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     steps = [(row["epoch"], row["step"]) for row in at_hub(hub).rows if row["metrics"].keys() - {"pressed"}]
