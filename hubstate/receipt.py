@@ -58,8 +58,6 @@ class Receipt(msgspec.Struct, frozen=True):
         files = self.files_delivered + self.files_waiting
         if files:
             words.append(f"{self.files_delivered} of {files} checkpoints delivered")
-        if self.refused:
-            words.append(f"{_number_of(self.refused, 'delivery', 'deliveries')} refused by the hub")
         words += [clean(condition.reason) for condition in self.conditions if condition.name != "online"]
         text = ", ".join(words) + f"; the session is {self.state.value}"
         if self.reason:
@@ -119,7 +117,8 @@ def conditions_of(memory: Memory) -> tuple[Condition, ...]:
     if memory.refused:
         first = memory.refused[0]
         count = _number_of(len(memory.refused), "delivery", "deliveries")
-        conditions.append(Condition("refused", first.at, f"the hub refused {count}: {first.reason}"))
+        told = f"{count} refused here" if first.status is None else f"the hub refused {count}"
+        conditions.append(Condition("refused", first.at, f"{told}: {first.reason}"))
     refused = {refused.key for refused in memory.refused}
     uploads = sum(
         isinstance(action, SendCheckpoint) and action.key not in refused for action in memory.outstanding

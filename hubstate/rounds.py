@@ -128,7 +128,7 @@ class Round:
             waiting += seen.receipt.refused
         elif seen.receipt.refused:
             self._say(
-                f"{seen.receipt.name} ({seen.session}): {seen.receipt.refused} refused by the hub; "
+                f"{seen.receipt.name} ({seen.session}): {seen.receipt.refused} refused; "
                 "try them again by --retry-refused, or let them go by --give-up REASON"
             )
         if not waiting:

@@ -28,6 +28,11 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 
+#: For every run of the tests: the same examples each time, so that a change breaks a test or does not, and never
+#: sometimes. `scripts/long` draws others.
+settings.register_profile("everyday", derandomize=True, database=None)
+settings.load_profile("everyday")
+
 _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"
 

@@ -167,7 +167,7 @@ def test_the_words_of_trouble():
         "3 rows not taken by this hub",
         "4 rows refused",
         "1 row given up",
-        "1 delivery refused by the hub",
+        "the hub refused 1 delivery: too large",
         "no route to the hub",
         "the session is aborted (out of memory)",
     ):
@@ -186,10 +186,16 @@ def test_the_words_of_trouble():
         ({"ended_at": None, "state": State.TRAINING}, "uploading", 100.0, "1 checkpoint on the way"),
         ({"given_up": "the hub is gone"}, "given_up", 200.0, "given up: the hub is gone"),
         (
-            {"refused": (Refused(ROWS.key, "too large", 150.0), Refused(FILE.key, "no", 160.0))},
+            {"refused": (Refused(ROWS.key, "too large", 150.0, 413), Refused(FILE.key, "no", 160.0))},
             "refused",
             150.0,
             "the hub refused 2 deliveries: too large",
+        ),
+        (
+            {"refused": (Refused(FILE.key, "the kept file cannot be read here any more", 150.0),)},
+            "refused",
+            150.0,
+            "1 delivery refused here: the kept file cannot be read here any more",
         ),
     ],
 )

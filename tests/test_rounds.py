@@ -220,7 +220,7 @@ def test_a_refused_delivery_is_told_and_tried_again_only_when_asked():
     first.visit(folder)
     again = World()
     again.visit(folder)
-    assert "1 refused by the hub; try them again by --retry-refused" in again.said[0]
+    assert "1 refused; try them again by --retry-refused" in again.said[0]
     assert state(folder) is State.FINALIZING
     World(retry_refused=True).visit(folder)
     assert state(folder) is State.DONE

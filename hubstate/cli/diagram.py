@@ -19,6 +19,7 @@ __all__ = ["diagram"]
 _BY_SUFFIX = {
     ".svg": "svg",
     ".mmd": "mermaid",
+    ".txt": "mermaid",
     ".dot": "dot",
     ".gv": "dot",
     ".md": "markdown",
@@ -55,7 +56,7 @@ def diagram(
     from hubstate.diagram import render
     from hubstate.errors import StorageError
 
-    chosen = form or _BY_SUFFIX.get(output.suffix.lower() if output else "", "mermaid")
+    chosen = form or _form_of(output)
     damages: list[str] = []
     if session is None:
         text = render(chosen)
@@ -72,6 +73,19 @@ def diagram(
     for damage in damages:
         say(f"left out of the picture: {damage}")
     end(NOT_DONE if damages else 0)
+
+
+def _form_of(output: Path | None) -> str:
+    """The format that the name of a file asks for. Raises `UsageError` for one that asks for another kind of file."""
+    from hubstate.errors import UsageError
+
+    suffix = "" if output is None else output.suffix.lower()
+    if suffix and suffix not in _BY_SUFFIX:
+        raise UsageError(
+            f"no format is called {suffix}: name the file {', '.join(_BY_SUFFIX)}, or say --format "
+            f"{', '.join(dict.fromkeys(_BY_SUFFIX.values()))}"
+        )
+    return _BY_SUFFIX.get(suffix, "mermaid")
 
 
 def _named(session: str, directory: Path | None) -> tuple[Path, str]:

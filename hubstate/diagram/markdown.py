@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hubstate.diagram.way import Way
 from hubstate.diagram.words import Row, group_name
+from hubstate.plain import clean
 from hubstate.states import State
 
 __all__ = ["draw"]
@@ -59,6 +60,4 @@ def _state(state: State, way: Way) -> tuple[str, ...]:
 
 def _plain(text: str) -> str:
     """A text from somebody else, on one line and without a meaning in Markdown."""
-    return "".join(
-        f"\\{letter}" if letter in r"\`*_{}[]<>()#+-.!|~&" else letter for letter in " ".join(text.split())
-    )
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]<>()#+-.!|~&" else letter for letter in clean(text))

@@ -40,7 +40,8 @@ def draw(table: Sequence[Row], way: Way | None) -> str:
     """A state diagram in Mermaid's language, `stateDiagram-v2`."""
     moves = [row for row in table if row.target is not None]
     frames = _frames(moves)
-    lines = [f"%% {clean(way.title)}"] if way and way.title else []
+    # A comment that held a directive would be obeyed.
+    lines = [f"%% {clean(way.title).replace('%{', '% {')}"] if way and way.title else []
     lines += [_WIDTH, "stateDiagram-v2"]
     lines += [f"{_INDENT}{state.value} : {_inside(state, table, way)}" for state in State]
     for sources, frame in frames.items():

@@ -13,6 +13,7 @@ is what is judged; behind it the session is delivered to a fake hub, in good and
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -126,8 +127,9 @@ class TrainerTests:
     @pytest.fixture(autouse=True)
     def sessions(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """Where the sessions of this test are kept; no setting of this user is seen, and no hub is spoken to."""
-        for name in ("HUBSTATE_HUB", "HUBSTATE_API_KEY", "RANK", "LOCAL_RANK"):
-            monkeypatch.delenv(name, raising=False)
+        for name in list(os.environ):
+            if name.startswith("HUBSTATE_") or name in ("RANK", "LOCAL_RANK"):
+                monkeypatch.delenv(name)
         for name in ("CONFIG", "DATA", "CACHE"):
             monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / "home" / name.lower()))
         monkeypatch.setenv("HUBSTATE_DIR", str(tmp_path / "sessions"))

@@ -127,3 +127,14 @@ def test_a_damaged_journal_is_drawn_and_told():
     ended = run("diagram", "--format", "json", "--session", session, code=1)
     assert json.loads(ended.stdout)["session"]["current"] == "finalizing"
     assert "left out of the picture: journal-000001.jsonl line 4" in ended.stderr
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    """No picture is written under a name that says it is something else; the error tells what there is."""
+    file = tmp_path / "machine.png"
+    ended = run("diagram", "-o", str(file), code=2)
+    assert "no format is called .png" in ended.stderr
+    assert "--format svg, mermaid, dot" in ended.stderr
+    assert not file.exists()
+    run("diagram", "--format", "svg", "-o", str(file))
+    assert file.read_text().startswith("<svg")

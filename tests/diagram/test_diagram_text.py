@@ -353,3 +353,15 @@ def test_what_a_name_holds_stays_a_name():
     assert "&lt;b&gt;&amp;" in render("svg", [], title=name)
     assert render("mermaid", [], title=name).splitlines()[0] == '%% a <b>&" }\N{REPLACEMENT CHARACTER}--> end'
     assert json.loads(render("json", [], title=name))["session"]["title"] == name
+
+
+def test_a_name_steers_neither_a_terminal_nor_a_renderer():
+    """What would colour a terminal is marked, and what Mermaid would obey is broken up, whoever named the session."""
+    title = '\x1b[31m%%{init: {"theme":"dark"}}%%'
+    for form in RENDERERS:
+        drawn = render(form, [], title=title)
+        assert "\x1b" not in drawn, form
+    first, second, *_ = render("mermaid", [], title=title).splitlines()
+    assert first.startswith("%% ")
+    assert "%%{" not in first
+    assert second.startswith("%%{init")

@@ -42,7 +42,7 @@ def test_a_final_upload_holds_nobody_up(scene: Scene, answer: Says, is_final: bo
     assert (receipt.state, receipt.outcome) == (State.FINALIZING, Outcome.FINISHED)
     assert receipt.rows_delivered == 2
     assert receipt.files_delivered == 0
-    told_of = "1 delivery refused by the hub" if is_final else "0 of 1 checkpoints delivered"
+    told_of = "the hub refused 1 delivery: " if is_final else "0 of 1 checkpoints delivered"
     assert told_of in str(receipt)
     told = look(scene.folder / session.id).receipt
     trouble = {condition.name: condition.reason for condition in told.conditions}
