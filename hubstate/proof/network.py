@@ -274,7 +274,9 @@ class Network:
     def granted(self, parcel: Parcel) -> None:
         """The client counts a parcel as delivered without a request, as it may where a foreign hub needs none."""
         if self.foreign is not None:
-            self._arrives(parcel, stored=True)
+            again = parcel.key in self._taken
+            self._taken.add(parcel.key)
+            self._arrives(parcel, stored=not again)
 
     def settle(self) -> None:
         """Every copy that is still under way arrives."""

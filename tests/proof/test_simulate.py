@@ -19,7 +19,7 @@ from hubstate.proof.simulate import EPOCHS, HOURS, MUST_COVER, Report, Run, row_
 #: another's end that no disk kept. A seed tells another story as soon as a world draws anything else: so what each found
 #: is held by a test of its room, too. One has a foreign hub.
 A_FOREIGN_WORLD = 12
-FOUND_SOMETHING = (48, 500053, A_FOREIGN_WORLD)
+FOUND_SOMETHING = (48, 500053, 2000691, A_FOREIGN_WORLD)
 ANSWER = Foreign.answer
 
 
