@@ -260,6 +260,7 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
 
 #: Whoever uses a module of hubstate/trainers has its trainer: hubstate asks for none.
 THEIR_OWN = {
+    "torch",
     "ignite",
     "keras",
     "lightgbm",
