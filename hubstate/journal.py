@@ -22,6 +22,7 @@ import errno
 import gzip
 import hashlib
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ __all__ = [
     "check_of",
     "compress_closed",
     "holds",
+    "is_empty",
     "read",
     "recover",
     "segments",
@@ -169,6 +171,8 @@ _TAIL, _CHAIN_AT = len(b',"p":"","h":""}') + 2 * _CHECK_DIGITS, len(b',"p":"')
 _NO_CHECK = "0" * _CHECK_DIGITS
 #: Where a reader begins who wants to be told of a lost beginning, too.
 BEGINNING = Position(1, 0, _NO_CHECK)
+#: A segment's file, plain or packed, and nothing else: what lies beside them (a copy, a note) is not the journal's.
+_SEGMENT_FILE = re.compile(r"journal-([0-9]{6}|[1-9][0-9]{6,})\.jsonl(\.gz)?")
 #: The damage that a power cut may leave: what was being written, at the end of a segment that nobody goes on with.
 HALF_A_LINE = "half a line; the segment ends at the line before it"
 
@@ -555,7 +559,15 @@ def segments(folder: Path) -> list[int]:
         return []
     except OSError as error:
         raise StorageError(f"cannot read the folder {folder}: {error.strerror}") from error
-    return sorted({int(name[8:14]) for name in names if name.startswith("journal-") and name[8:14].isdigit()})
+    return sorted({int(found[1]) for found in map(_SEGMENT_FILE.fullmatch, names) if found})
+
+
+def is_empty(folder: Path, segment: int) -> bool:
+    """Whether nothing stands in a segment, not even its head. Raises `StorageError` if it cannot be read."""
+    try:
+        return not _line_at(folder, segment, 0)
+    except OSError as error:
+        raise StorageError(f"cannot read {folder / _name(segment)}: {error.strerror or error}") from error
 
 
 def _open(folder: Path, segment: int) -> BinaryIO:

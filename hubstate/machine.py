@@ -80,6 +80,8 @@ from hubstate.states import LIVE_STATES, State
 
 __all__ = [
     "CELLS",
+    "DECIDE_ALIKE",
+    "DECISIONS",
     "TABLE",
     "TABLE_DIGEST",
     "Cells",
@@ -346,9 +348,21 @@ def _row_text(rule: Rule) -> str:
             rule.target.value if rule.target else "",
             ",".join(action.__name__ for action in rule.actions),
             str(rule.written),
+            str(rule.held),
         )
     )
 
 
+def _digest(table: Iterable[Rule], decisions: int) -> str:
+    texts = (f"decisions {decisions}", *(_row_text(rule) for rule in table))
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+#: Raised by one whenever a guard, a builder or `adopt` decides otherwise under the same rows. Words do not count: what
+#: a refusal says may be said better.
+DECISIONS = 1
 #: Names the table in journals, so that a reader knows under which one a step was decided.
-TABLE_DIGEST = hashlib.sha256("\n".join(_row_text(rule) for rule in TABLE).encode()).hexdigest()[:16]
+TABLE_DIGEST = _digest(TABLE, DECISIONS)
+#: The names under which every step is decided as under `TABLE_DIGEST`. Whatever changes a decision empties it but for
+#: that one; 037853ccc77d852b named these rows and decisions when neither `held` nor the number was counted.
+DECIDE_ALIKE = frozenset({TABLE_DIGEST, "037853ccc77d852b"})

@@ -9,7 +9,6 @@ time; nobody invents that it is dead. A journal that cannot be read is shown wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from hubstate.events import TRAINER_EVENTS
 from hubstate.index import Index, sessions_in
 from hubstate.journal import Damage, Position, Recovery, Step, read, recover
 from hubstate.ownership import owner_of
+from hubstate.plain import local
 from hubstate.receipt import Receipt, receipt_of
 from hubstate.settings import Settings
 from hubstate.states import TERMINAL_STATES, Outcome, State
@@ -181,7 +181,7 @@ def _conditions(
 ) -> Iterator[Condition]:
     since = contact or 0.0
     if lost:
-        reason = "no contact yet" if contact is None else f"no contact since {_clock(contact)}"
+        reason = "no contact yet" if contact is None else f"no contact since {local(contact)}"
         yield Condition("no_contact", since, reason)
     if damages:
         yield Condition("journal_damaged", since, damages_in_words(memory.session, damages))
@@ -196,10 +196,6 @@ def damages_in_words(session: str, damages: Sequence[Damage]) -> str:
         f"{count} damaged ({place}: {first.what}); what it said is lost, all others count; "
         f"`hubstate trace {session}` shows the place"
     )
-
-
-def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
 
 
 # -- for programs ----------------------------------------------------------------------------------------

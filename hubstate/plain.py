@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
+from datetime import datetime
 from typing import Any
 
-__all__ = ["clean", "clean_fields", "clean_lines", "say"]
+__all__ = ["clean", "clean_fields", "clean_lines", "local", "say"]
 
 
 def clean(text: object) -> str:
@@ -29,6 +30,17 @@ def clean_fields(_logger: object, _method: str, fields: MutableMapping[str, Any]
         name: clean(value) if isinstance(value, str) and not value.isprintable() else value
         for name, value in fields.items()
     }
+
+
+def local(at: float, form: str = "seconds") -> str:
+    """A time (s since 1970) in this place's time, as exact as `form` says (`seconds`, `milliseconds`).
+
+    A journal may tell one that no calendar has: that is shown as its number.
+    """
+    try:
+        return datetime.fromtimestamp(at).astimezone().isoformat(" ", form)
+    except (OverflowError, ValueError, OSError):
+        return f"{at:g} (no date)"
 
 
 def say(text: object) -> None:

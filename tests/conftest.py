@@ -149,5 +149,5 @@ def _rejected(place: Path, *, empty: bool) -> Iterator[str]:
             except StorageError as failure:
                 yield f"{folder}: {failure}"
             else:
-                if not verdict.accepted:
+                if not verdict.proven:  # many a test tells of files that never were
                     yield f"{folder}: {verdict}"

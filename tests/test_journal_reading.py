@@ -311,6 +311,27 @@ def test_a_damaged_head_is_no_end(tmp_path):
     assert numbers(tmp_path) == list(range(1, 8))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "journal-00000\N{SUPERSCRIPT TWO}.jsonl",
+        "journal-000007.jsonl.bak",
+        "journal-000007.jsonl.gz.part",
+        "journal-000007",
+        "journal-0000007.jsonl",
+        "my-journal-000007.jsonl",
+    ],
+)
+@INVENTED
+def test_what_lies_beside_the_segments_is_none(tmp_path, name):
+    """A copy or a note beside the journal is not read as a part of it, whatever its name begins with."""
+    written(tmp_path, 2).close()
+    (tmp_path / name).write_text("a note\n")
+    assert room.segments(tmp_path) == [1]
+    assert recover(tmp_path).n == 2
+    assert damages(tmp_path) == []
+
+
 @DAMAGED
 def test_recovery_reads_the_newest_segment_alone(tmp_path):
     """What the newest head tells need not be read again: damage in older segments is none of recovery's business."""

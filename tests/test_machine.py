@@ -161,11 +161,20 @@ def test_the_digest_names_the_table():
     for rule, text in zip(TABLE, texts, strict=True):
         others = [
             dataclasses.replace(rule, written=not rule.written),
+            dataclasses.replace(rule, held=not rule.held),
             dataclasses.replace(rule, guards=(*rule.guards, machine.may_open)),
             dataclasses.replace(rule, target=None if rule.target else State.DONE),
             dataclasses.replace(rule, actions=(*rule.actions, Action)),
             dataclasses.replace(rule, sources=rule.sources[1:]),
         ]
         assert text not in {machine._row_text(other) for other in others}
-    assert hashlib.sha256("\n".join(texts).encode()).hexdigest().startswith(TABLE_DIGEST)
+    counted = "\n".join((f"decisions {machine.DECISIONS}", *texts))
+    assert hashlib.sha256(counted.encode()).hexdigest().startswith(TABLE_DIGEST)
     assert len(TABLE_DIGEST) == 16
+
+
+def test_another_way_to_decide_has_another_name():
+    """A guard or a builder that decides otherwise raises the number of the decisions, and so the name changes."""
+    assert machine._digest(TABLE, machine.DECISIONS) == TABLE_DIGEST
+    assert machine._digest(TABLE, machine.DECISIONS + 1) != TABLE_DIGEST
+    assert TABLE_DIGEST in machine.DECIDE_ALIKE

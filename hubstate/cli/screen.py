@@ -12,10 +12,9 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from datetime import datetime
 from typing import NamedTuple, TextIO
 
-from hubstate.plain import clean, say
+from hubstate.plain import clean, local, say
 
 __all__ = ["Cell", "Screen", "ago", "clean", "local", "say", "table", "width_of"]
 
@@ -123,11 +122,6 @@ def width_of(text: str) -> int:
         0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text
     )
-
-
-def local(at: float) -> str:
-    """A time (s since 1970) in this place's time."""
-    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
 
 
 def ago(at: float, now: float) -> str:

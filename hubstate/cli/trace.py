@@ -70,7 +70,7 @@ def trace(
     folder = overview.find(session, overview.folders(settings.resolve(), directory))
     screen = Screen()
     damaged = False
-    day = ""
+    above = ("", 0)
     for entry in journal.read(folder):
         match entry.line:
             case journal.Step() as step if not wanted.takes(step):
@@ -78,7 +78,7 @@ def trace(
             case journal.Step() as step if as_json:
                 screen.line(msgspec.json.encode(step).decode())
             case journal.Step() as step:
-                day = _heading(screen, step, day)
+                above = _heading(screen, step, above)
                 _tell(screen, step)
             case journal.Damage() as damage:
                 damaged = True
@@ -149,11 +149,14 @@ def _time(option: str, text: str | None, now: float) -> float | None:
     of_today = re.fullmatch(r"([0-9]{1,2})(:[0-9]{2}.*)", text)
     try:
         moment = datetime.fromisoformat(f"{today}T{of_today[1]:0>2}{of_today[2]}" if of_today else text)
-    except ValueError as error:
+        return moment.timestamp()  # without a zone it is this place's time
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # the first year begins before any zone can tell
         raise UsageError(
             f"{option} {text!r} is no time: write 2026-11-25T21:30, 21:30 (today), or 10min (s, min, h, d) for how long ago"
         ) from error
-    return moment.timestamp()  # without a zone it is this place's time
 
 
 # -- how they look ---------------------------------------------------------------------------------------
@@ -165,21 +168,27 @@ def _damage(screen: Screen, damage: Damage, *, plain: bool) -> str:
     return text if plain else screen.paint(f"!! {text}", "red")
 
 
-def _heading(screen: Screen, step: Step, day: str) -> str:
-    """On a terminal the day stands above its steps; in a pipe each line tells it."""
-    today = datetime.fromtimestamp(step.event.at).astimezone().strftime("%Y-%m-%d")
-    if screen.width is not None and today != day:
-        screen.line(screen.paint(f"{today}, attempt {step.attempt}", "bold"))
-    return today
+def _heading(screen: Screen, step: Step, above: tuple[str, int]) -> tuple[str, int]:
+    """On a terminal day and attempt stand above their steps; in a pipe each line tells them."""
+    day, _ = _day_and_time(step)
+    if screen.width is not None and (day, step.attempt) != above:
+        screen.line(screen.paint(f"{day}, attempt {step.attempt}", "bold"))
+    return day, step.attempt
+
+
+def _day_and_time(step: Step) -> tuple[str, str]:
+    from hubstate.cli.screen import local
+
+    day, _, time = local(step.event.at, "milliseconds").partition(" ")
+    return day, f"{time[:12]:12}"
 
 
 def _tell(screen: Screen, step: Step) -> None:
     """One step: number, time, attempt, event, where it led, what was said, the guards, and what followed or why not."""
-    from hubstate.cli.screen import clean
+    from hubstate.cli.screen import clean, local
     from hubstate.events import name_of
 
-    moment = datetime.fromtimestamp(step.event.at).astimezone()
-    time = moment.isoformat(" ", "milliseconds") if screen.width is None else f"{moment:%H:%M:%S.%f}"[:-3]
+    time = local(step.event.at, "milliseconds") if screen.width is None else _day_and_time(step)[1]
     moved = step.source is not step.target
     parts = [f"{step.source.value} → {step.target.value}" if moved else f"{step.source.value}:"]
     parts += _fields(step.event)

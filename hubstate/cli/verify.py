@@ -36,6 +36,7 @@ def verify(
     from hubstate import overview, settings
     from hubstate.cli.progress import counting
     from hubstate.cli.screen import Screen, clean
+    from hubstate.errors import HubError
     from hubstate.proof import verify as room
 
     found = settings.resolve()
@@ -45,29 +46,34 @@ def verify(
         verdict = room.verify(folder, watch=watch)
     if not as_json:
         screen.line(screen.paint(clean(verdict), "green" if verdict.accepted else "red"))
-    compared: tuple[str, Comparison] | None = None
+    hub: dict[str, Any] | None = None
+    equal = True
     if with_hub and verdict.wrong is None:
-        compared = _compared(folder, found)
+        address, model = _hub_of(folder, found)
+        try:
+            comparison = _compared(folder, found, address, model)
+        except HubError as failure:
+            if as_json:
+                hub = _hub_as_json(address, None, str(failure))
+                screen.line(json.dumps(_as_json(verdict, hub), indent=2))
+            raise
+        equal, hub = comparison.equal, _hub_as_json(address, comparison, "")
         if not as_json:
-            address, comparison = compared
             style = "green" if comparison.equal else "red"
             screen.line(screen.paint(clean(f"{address}: {comparison}"), style))
     if as_json:
-        screen.line(json.dumps(_as_json(verdict, compared), indent=2))
-    fine = verdict.accepted and (compared is None or compared[1].equal)
-    end(0 if fine else NOT_DONE)
+        screen.line(json.dumps(_as_json(verdict, hub), indent=2))
+    end(0 if verdict.accepted and equal else NOT_DONE)
 
 
-def _compared(folder: Path, found: Settings) -> tuple[str, Comparison]:
-    """The hub that holds the session, and how what it holds compares with the journal.
+def _hub_of(folder: Path, found: Settings) -> tuple[str, str]:
+    """The address of the hub that holds the session, and what that one calls it.
 
-    Raises `UsageError` if no hub has acknowledged the session, and what `held` raises.
+    Raises `UsageError` if no hub has acknowledged the session.
     """
-    from hubstate import journal, settings
-    from hubstate.errors import HubError, UsageError
-    from hubstate.hubs.held import held
-    from hubstate.proof.holdings import compare
-    from hubstate.sync import hub_for, with_why
+    from hubstate import journal
+    from hubstate.errors import UsageError
+    from hubstate.sync import hub_for
 
     memory = journal.recover(folder).memory
     if memory.hub is None or memory.model is None:
@@ -75,32 +81,38 @@ def _compared(folder: Path, found: Settings) -> tuple[str, Comparison]:
             f"no hub has acknowledged {memory.name or folder.name} yet, so none can be compared with: "
             "`hubstate sync` delivers it"
         )
-    address = hub_for(memory.hub, None, found.hub)
+    return hub_for(memory.hub, None, found.hub), memory.model
+
+
+def _compared(folder: Path, found: Settings, address: str, model: str) -> Comparison:
+    """How what the hub holds compares with the journal. Raises what `held` raises."""
+    from hubstate import settings
+    from hubstate.errors import HubError
+    from hubstate.hubs.held import held
+    from hubstate.proof.holdings import compare
+    from hubstate.sync import with_why
+
     known = settings.for_hub(address, found)
     try:
-        holds = held(address, known.api_key, memory.model)
+        holds = held(address, known.api_key, model)
     except HubError as failure:
         raise with_why(failure, known) from failure.__cause__
-    return address, compare(folder, holds)
+    return compare(folder, holds)
 
 
-def _as_json(verdict: Verdict, compared: tuple[str, Comparison] | None) -> dict[str, Any]:
+def _hub_as_json(address: str, comparison: Comparison | None, trouble: str) -> dict[str, Any]:
+    """What `--json` tells of the hub. `trouble`: why nobody knows what it holds; all else is null then."""
+    names = ("equal", "rows", "rows_equal", "files", "files_equal", "difference")
+    told = {name: None if comparison is None else getattr(comparison, name) for name in names}
+    return {"address": address, "trouble": trouble, **told}
+
+
+def _as_json(verdict: Verdict, hub: dict[str, Any] | None) -> dict[str, Any]:
     """The object of `--json`; its names are a promise. `hub` is null where none was asked."""
-    wrong, hub = None, None
+    wrong = None
     if verdict.wrong is not None:
         place, n, what = verdict.wrong
         wrong = {"file": place.file, "line": place.line, "n": n, "what": what}
-    if compared is not None:
-        address, comparison = compared
-        hub = {
-            "address": address,
-            "equal": comparison.equal,
-            "rows": comparison.rows,
-            "rows_equal": comparison.rows_equal,
-            "files": comparison.files,
-            "files_equal": comparison.files_equal,
-            "difference": comparison.difference,
-        }
     return {
         "id": verdict.session,
         "accepted": verdict.accepted,
@@ -108,7 +120,10 @@ def _as_json(verdict: Verdict, compared: tuple[str, Comparison] | None) -> dict[
         "segments": verdict.segments,
         "ends": {"file": verdict.end.file, "line": verdict.end.line},
         "torn": [{"file": place.file, "line": place.line} for place in verdict.torn],
+        "empty": list(verdict.empty),
         "undecided": verdict.undecided,
+        "reworded": verdict.reworded,
+        "lost": [{"file": name, "what": what} for name, what in verdict.lost],
         "digests": {"gone": verdict.gone, "untold": verdict.untold},
         "wrong": wrong,
         "hub": hub,

@@ -1,4 +1,4 @@
-"""What a hub holds of a session, held against what the journal tells: row by row, and file by file.
+"""What a hub holds of a session, held against what the journal tells: row by row, file by file, and how it ended.
 
 A journal proves that nothing in it contradicts itself; it cannot prove that a number in a row is the one that was
 told. The hub has the same number from another way, so whoever changes one of the two is seen.
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from hubstate.actions import AnyAction, SendCheckpoint
+from hubstate.actions import AnyAction, CloseSession, EndSession, OpenSession, SendCheckpoint
 from hubstate.errors import StorageError
 from hubstate.events import Delivered, GiveUp
 from hubstate.exchange import Row, Rows
 from hubstate.hubs.held import Held, InForce
-from hubstate.journal import Head, Step, read
+from hubstate.journal import Head, Step, read, recover
 from hubstate.snapshots import Snapshots, digest
 from hubstate.states import CheckpointKind
 
@@ -74,7 +74,8 @@ def compare(folder: Path, held: Held) -> Comparison:
     elsewhere = _elsewhere(folder)
     rows_equal, rows, first_row = _rows(folder, held, elsewhere)
     files_equal, files, first_file = _files(folder, held, elsewhere)
-    return Comparison(rows_equal, rows, files_equal, files, first_row or first_file)
+    difference = first_row or first_file or _ends_otherwise(folder, held)
+    return Comparison(rows_equal, rows, files_equal, files, difference)
 
 
 def _elsewhere(folder: Path) -> int:
@@ -82,6 +83,38 @@ def _elsewhere(folder: Path) -> int:
     for entry in read(folder):
         return entry.line.memory.attempt if isinstance(entry.line, Head) and entry.line.origin else 0
     return 0
+
+
+# -- the end ---------------------------------------------------------------------------------------------
+
+
+def _ends_otherwise(folder: Path, held: Held) -> str:
+    """How state and outcome differ, once the hub was told the end and acknowledged it; empty if they do not."""
+    if not _end_was_told(folder):
+        return ""
+    memory = recover(folder).memory
+    here = (memory.state.value, memory.outcome.value)
+    if here == (held.state, held.outcome):
+        return ""
+    return f"the end: {' and '.join(here)} here, {held.state} and {held.outcome} at the hub"
+
+
+def _end_was_told(folder: Path) -> bool:
+    """Whether the hub acknowledged the last word of the newest attempt. Who gives up ends here alone, whatever it holds."""
+    key, told = "", False
+    for event, actions in _steps(folder):
+        match event:
+            case Delivered() if key and event.key == key:
+                told = not event.not_taken
+            case GiveUp():
+                key, told = "", False
+        for action in actions:
+            match action:
+                case OpenSession():
+                    key, told = "", False
+                case CloseSession() | EndSession() if not isinstance(event, GiveUp):
+                    key, told = action.key, False
+    return told
 
 
 # -- rows ------------------------------------------------------------------------------------------------

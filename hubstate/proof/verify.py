@@ -6,11 +6,16 @@ step is decided again by `controller.decide`, with the memory that the lines bef
 was recorded; the head of each segment has to hold the memory that was replayed (the first one nothing but a name, or,
 of a session that another machine began, what a hub can tell); times do not go back within a segment,
 which one process wrote; a receipt has to be one for a delivery that was asked for before, told once, of all its
-rows unless it says why not, with one digest for one file, the file's own where that is still here; and the properties of `proof.properties` are watched on the way.
+rows unless it says why not, with one digest for one file, the file's own where that is still here; and the properties
+of `proof.properties` are watched on the way. At the end, what waits for a hub has to lie here, as long as it was kept.
+
+The words of a refusal are not decided again, only that there is one: the next version may say the same better. The
+verdict counts those that are said otherwise.
 
 What cannot be known from a journal alone: whether lines are missing at its end, whether the digest of a file that is
-gone was its own (the verdict counts them), whether the number in a row is the one that the trainer told (`proof.holdings` compares them with the hub's), and whether the whole of it was made up,
-decision by decision.
+gone was its own (the verdict counts them), whether a kept file has the bytes that were kept, whether what was said from
+outside is what was said (`proof.holdings` compares rows, files and the end with the hub's), and whether the whole of it
+was made up, decision by decision.
 
 Steps that were decided by another table than this one's cannot be decided again, and a journal names its table itself.
 So such steps are adopted as they are, whatever rests on no table is judged all the same (numbers, rows, receipts, times,
@@ -43,7 +48,7 @@ from hubstate.actions import (
 )
 from hubstate.controller import decide
 from hubstate.elsewhere import could_be_told
-from hubstate.errors import StorageError
+from hubstate.errors import CheckpointMissing, StorageError
 from hubstate.events import (
     Delivered,
     ExportStart,
@@ -65,17 +70,18 @@ from hubstate.journal import (
     Step,
     adopt_step,
     check_of,
+    is_empty,
     read,
     segments,
     text_at,
 )
-from hubstate.machine import TABLE_DIGEST
+from hubstate.machine import DECIDE_ALIKE, TABLE_DIGEST
 from hubstate.opening import for_next_attempt, is_id
 from hubstate.proof.properties import PROPERTIES, Began, Copy, Fact, Monitor, Told
-from hubstate.snapshots import Snapshots, digest
+from hubstate.snapshots import Snapshots, digest, look
 from hubstate.states import LIVE_STATES, TERMINAL_STATES, Outcome, State
 
-__all__ = ["Place", "Verdict", "Wrong", "verify"]
+__all__ = ["Lost", "Place", "Verdict", "Wrong", "verify"]
 
 
 class Place(NamedTuple):
@@ -96,14 +102,23 @@ class Wrong(NamedTuple):
     what: str
 
 
+class Lost(NamedTuple):
+    """A kept file that no hub has yet, and that is not here as it was kept: its name, and what is wrong with it."""
+
+    file: str
+    what: str
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came out. `steps` were found in order; `end` is the last line that was read.
 
     `wrong` is None if all of it can be. `torn`: half lines, as a power cut leaves them, that nothing was built on; the
-    last may be one that is being written just now. `undecided`: how many steps were decided by which other table; the
-    journal is not proven then, even if nothing in it is wrong. `gone`: how many files' digests could not be held against
-    the file, which is not here any more; `untold`: of how many files the hub told none.
+    last may be one that is being written just now. `empty`: segments in which nothing stands. `undecided`: how many steps
+    were decided by which other table; the journal is not proven then, even if nothing in it is wrong. `reworded`: how
+    many refusals are told in other words than this hubstate's. `gone`: how many files' digests could not be held against
+    the file, which is not here any more; `untold`: of how many files the hub told none. `lost`: what waits for a hub, and
+    is not here as it was kept.
     """
 
     session: str
@@ -111,28 +126,43 @@ class Verdict:
     segments: int
     end: Place
     torn: tuple[Place, ...] = ()
+    empty: tuple[str, ...] = ()
     undecided: dict[str, int] = field(default_factory=dict)
+    reworded: int = 0
     gone: int = 0
     untold: int = 0
+    lost: tuple[Lost, ...] = ()
     wrong: Wrong | None = None
 
     @property
-    def accepted(self) -> bool:
-        """Whether no line is wrong, and every step could be decided again."""
+    def proven(self) -> bool:
+        """Whether no line is wrong, and every step could be decided again. It says nothing about files."""
         return self.wrong is None and not self.undecided
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is proven, and what waits for a hub is still here."""
+        return self.proven and not self.lost
 
     def __str__(self) -> str:
         if self.wrong is not None:
             place, n, what = self.wrong
             return f"not accepted: {place} (step {n}): {what}"
         end = f"line {self.end.line}" if self.segments == 1 else f"{self.end}"
-        said = "accepted" if self.accepted else "not proven: decided under another table"
+        said = "accepted" if self.proven else "not proven: decided under another table"
+        if self.lost:
+            said = "not accepted: what waits for a hub is lost"
         words = [f"{said}: {self.steps} {'step' if self.steps == 1 else 'steps'}, ends at {end}"]
+        words += [f"the kept file {name} {what}" for name, what in self.lost]
         words += [f"half a line stands at {place}, and nothing was built on it" for place in self.torn]
+        words += [f"nothing stands in {name}" for name in self.empty]
         words += [
             f"{count} of them were decided by the table {table}, and cannot be decided again here"
             for table, count in self.undecided.items()
         ]
+        if self.reworded:
+            refusals = "1 refusal is" if self.reworded == 1 else f"{self.reworded} refusals are"
+            words.append(f"{refusals} told in other words than here")
         if self.gone:
             files = (
                 "1 digest not checkable: the file is"
@@ -160,6 +190,9 @@ _WAYS = frozenset(
 )
 #: What asks for a note of usage.
 _USAGE = ValStart | PredictStart | ExportStart
+
+#: The times that a journal may tell (s since 1970): from then up to the year 9999. No clock tells another one.
+_LAST_TIME = 253_370_764_800.0
 
 #: After how many lines whoever watches is told.
 _TOLD_EVERY = 10_000
@@ -253,8 +286,9 @@ class _Lines:
             raise StorageError(f"cannot read {file}: {error.strerror}") from error
         if b"\n" in rest:
             return True
-        if rest:
-            self.torn.append(Place(file.name, self._line + 1 if offset else 1))
+        half = Place(file.name, self._line + 1 if offset else 1)
+        if rest and half not in self.torn:
+            self.torn.append(half)
         return False
 
 
@@ -292,7 +326,11 @@ class _Replay:
         self._told = Memory()
         self._memory = Memory()
         self._n = 0
+        self._count = 0
+        self._end = Place("", 0)
         self._segment = 0
+        #: The segments that have a head.
+        self._headed: set[int] = set()
         self._at = 0.0
         self._table = TABLE_DIGEST
         self._begun = False
@@ -309,24 +347,71 @@ class _Replay:
         #: Files whose digest nothing here can be held against, and files whose receipts have none.
         self._gone: set[str] = set()
         self._untold: set[str] = set()
+        self._reworded = 0
 
     def run(self, watch: Callable[[int], None]) -> Verdict:
         numbers = segments(self._folder)
         if not numbers:
             raise StorageError(f"there is no journal in {self._folder}")
-        end = Place(f"journal-{numbers[0]:06d}.jsonl", 0)
-        for count, (place, segment, line) in enumerate(self._lines, 1):
-            if count % _TOLD_EVERY == 0:
-                watch(count)
+        self._end = Place(f"journal-{numbers[0]:06d}.jsonl", 0)
+        lost: tuple[Lost, ...] = ()
+        while True:
+            wrong = self._read_on(watch)
+            if wrong is not None:
+                return self._verdict(wrong)
+            before, lost = lost, tuple(self._lost())
+            # A living process tells of the delivery before it removes the file: its line is there by now.
+            if not set(lost) - set(before):
+                break
+        if not self._segment:
+            return self._verdict(Wrong(Place(self._end.file, 1), 1, "the journal has no beginning"))
+        return self._verdict(self._behind_the_end(), lost)
+
+    def _read_on(self, watch: Callable[[int], None]) -> Wrong | None:
+        """Judges the lines that there are by now, behind those that were judged."""
+        for place, segment, line in self._lines:
+            self._count += 1
+            if self._count % _TOLD_EVERY == 0:
+                watch(self._count)
             try:
                 self._judge(line, segment)
             except _Impossible as wrong:
                 n = line.n if isinstance(line, Step) else self._n + 1
-                return self._verdict(end, Wrong(place, n, str(wrong)))
-            end = place
-        if not self._segment:
-            return self._verdict(end, Wrong(Place(end.file, 1), 1, "the journal has no beginning"))
-        return self._verdict(end, None)
+                return Wrong(place, n, str(wrong))
+            self._end = place
+        return None
+
+    def _behind_the_end(self) -> Wrong | None:
+        """Segments that have no head yet follow the last one that has, without a gap."""
+        behind = [number for number in segments(self._folder) if number > self._segment]
+        for expected, number in enumerate(behind, self._segment + 1):
+            if number != expected:
+                place = Place(f"journal-{number:06d}.jsonl", 1)
+                return Wrong(place, self._n + 1, f"segment {expected} is missing before this one")
+        return None
+
+    def _lost(self) -> Iterator[Lost]:
+        """What only this machine has, and does not have as it was kept."""
+        memory = self._memory
+        waiting = {
+            action.snapshot: action.size
+            for action in memory.outstanding
+            if isinstance(action, SendCheckpoint)
+        }
+        if memory.state is not State.DONE:
+            kept = (memory.kept_last, memory.kept_best)
+            waiting |= {copy.snapshot: copy.size for copy in kept if copy is not None and not copy.asked}
+        for name, size in sorted(waiting.items()):
+            if not name or Path(name).name != name:
+                yield Lost(name, "has a name that no kept file has")
+                continue
+            try:
+                found = look(self._snapshots.path(name)).size
+            except CheckpointMissing as missing:
+                yield Lost(name, f"waits for a hub and cannot be had: {missing}")
+                continue
+            if found != size:
+                yield Lost(name, f"waits for a hub and has {found} bytes, and had {size} when it was kept")
 
     def _judge(self, line: Head | Step | Damage, segment: int) -> None:
         match line:
@@ -337,18 +422,26 @@ class _Replay:
             case Step():
                 self._step(line)
 
-    def _verdict(self, end: Place, wrong: Wrong | None) -> Verdict:
+    def _verdict(self, wrong: Wrong | None, lost: tuple[Lost, ...] = ()) -> Verdict:
         return Verdict(
             session=self._told.session or self._folder.name,
             steps=self._n,
             segments=self._segment,
-            end=end,
+            end=self._end,
             torn=tuple(self._lines.torn),
+            empty=self._empty() if wrong is None else (),
             undecided=self._undecided,
+            reworded=self._reworded,
             gone=len(self._gone),
             untold=len(self._untold),
+            lost=lost if wrong is None else (),
             wrong=wrong,
         )
+
+    def _empty(self) -> tuple[str, ...]:
+        """The segments whose makers died before they wrote a head."""
+        headless = [number for number in segments(self._folder) if number not in self._headed]
+        return tuple(f"journal-{number:06d}.jsonl" for number in headless if is_empty(self._folder, number))
 
     # -- heads -------------------------------------------------------------------------------------------
 
@@ -360,6 +453,7 @@ class _Replay:
             raise _Impossible(f"segment {min(missing)} is missing before this one")
         if head.n != self._n + 1:
             raise _Impossible(f"the next step would be {head.n}, and step {self._n} was the last")
+        self._headed.add(segment)
         if not self._segment:
             self._first_head(head)
         elif head.memory not in (_without_beat(self._told), _without_beat(self._memory)):
@@ -371,7 +465,7 @@ class _Replay:
         self._segment, self._table, self._begun, self._at = segment, head.table, False, 0.0
         if head.memory.state is not self._memory.state:
             self._monitor = self._before_attempt  # nothing that counts was said in that attempt
-        if head.table != TABLE_DIGEST:
+        if head.table not in DECIDE_ALIKE:
             self._monitor = None
             self._undecided.setdefault(head.table, 0)
         # What stands in it is what was replayed, or, at the very beginning, nothing but a name.
@@ -419,6 +513,8 @@ class _Replay:
         if step.n != self._n + 1:
             raise _Impossible(f"it is numbered {step.n}, and step {self._n} was the last")
         self._begin_attempt(step)
+        if not 0 <= step.event.at <= _LAST_TIME:
+            raise _Impossible(f"its time is {step.event.at:g} s after 1970, which no clock tells")
         if step.event.at < self._at:
             raise _Impossible(
                 f"its time is {self._at - step.event.at:.6g} s before that of the step before it, "
@@ -430,7 +526,7 @@ class _Replay:
             )
         self._answer(step)
         before = self._memory
-        decision = self._decided_again(step) if self._table == TABLE_DIGEST else self._taken_as_is(step)
+        decision = self._decided_again(step) if self._table in DECIDE_ALIKE else self._taken_as_is(step)
         self._watch(Told(before, decision))
         self._receipt(step)
         for action in step.actions:
@@ -454,6 +550,8 @@ class _Replay:
         if not decision.journalled:
             raise _Impossible(f"{name_of(step.event)} is not written down here, and nothing follows from it")
         refusal, after = decision.refusal, decision.memory
+        reason = refusal.reason if refusal is not None else ""
+        reworded = bool(reason and step.refusal) and reason != step.refusal
         for name, decided, recorded in (
             ("leads to", after.state.value, step.target.value),
             ("is of attempt", after.attempt, step.attempt),
@@ -461,12 +559,13 @@ class _Replay:
             ("is illegal:", refusal is not None and refusal.illegal, step.illegal),
             ("answers of the guards:", decision.guards, step.guards),
             ("asks for", decision.actions, step.actions),
-            ("is refused because:", refusal.reason if refusal is not None else "", step.refusal),
+            ("is refused because:", reason, reason if reworded else step.refusal),
         ):
             if decided != recorded:
                 raise _Impossible(
                     f"decided again, {name_of(step.event)} {name} {_told(decided)}; recorded is {_told(recorded)}"
                 )
+        self._reworded += reworded
         return decision
 
     def _taken_as_is(self, step: Step) -> Decision:

@@ -258,3 +258,12 @@ def test_the_trace_fits_a_terminal():
     text = plain(on_terminal(80, "trace", trained()))
     assert max(map(len, text.splitlines())) <= 80
     assert re.match(r"\d{4}-\d\d-\d\d, attempt 1\n", text)
+
+
+def test_each_attempt_of_a_day_has_its_heading():
+    """Several attempts of one day stand below headings of their own."""
+    session = silent()
+    hubstate.start("digits", epochs=9, mode="offline", resume=session).finish()
+    text = plain(on_terminal(100, "trace", session))
+    days = re.findall(r"^(\d{4}-\d\d-\d\d), attempt (\d)$", text, re.MULTILINE)
+    assert list(dict.fromkeys(attempt for _, attempt in days)) == ["1", "2"]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command import run, trained
 from fakes import door_in, save, train
+from journals import DAMAGED
+from witness import Forgery
 
 from hubstate import events as ev
 from hubstate.clock import VirtualClock
@@ -105,6 +107,7 @@ def test_a_time_of_today_and_a_while_ago_are_understood():
         (["--since", "yesterday"], "--since 'yesterday' is no time"),
         (["--until", "25:00"], "--until '25:00' is no time"),
         (["--since", "5 parsecs"], "is no time"),
+        (["--until", "0001-01-01"], "--until '0001-01-01' is no time"),
     ],
 )
 def test_what_is_no_kind_and_no_time_is_a_mistake_of_usage(session, arguments, says):
@@ -127,3 +130,18 @@ def test_each_line_tells_all_of_its_step(session):
     assert "training: 1/open" in lines[6]
     assert "[keep_due no] · held back: not strictly better, and not yet: 840 s left of 900 s" in lines[7]
     assert "training → aborted outcome=failed reason=out of memory ⇒ 1/checkpoint/last/s0" in lines[8]
+
+
+@DAMAGED
+def test_a_time_that_no_calendar_has_is_shown_as_its_number(session):
+    """A damaged clock or a forger stops neither the trace of his session nor the list of all others."""
+    forgery = Forgery(Path(".hubstate") / session)
+    forgery.edit((0, 9), lambda line: line["event"].update(at=1e308))
+    forgery.write()
+    other = trained("letters")
+    lines = run("trace", session).stdout.splitlines()
+    assert lines[8].split()[:4] == ["9", "1e+308", "(no", "date)"]
+    listed = run("status").stdout
+    assert session in listed
+    assert other in listed
+    assert "1e+308 (no date)" in run("status", session).stdout

@@ -85,6 +85,7 @@ def test_the_hub_holds_what_the_journal_tells(hub):
     assert told["accepted"] is True
     assert told["hub"] == {
         "address": hub.url,
+        "trouble": "",
         "equal": True,
         "rows": 2,
         "rows_equal": 2,
@@ -128,6 +129,30 @@ def test_a_hub_that_is_away_is_told(tmp_path):
     ended = run("verify", session, "--hub", code=1)
     assert ended.stdout.startswith("accepted: ")
     assert ended.stderr.startswith("hubstate: ")
+    ended = run("verify", session, "--hub", "--json", code=1)
+    told = json.loads(ended.stdout)
+    assert (told["accepted"], told["hub"].pop("address")) == (True, hub.url)
+    assert ended.stderr == f"hubstate: {told['hub'].pop('trouble')}\n"
+    assert set(told["hub"].values()) == {None}
+
+
+def test_what_waits_and_is_lost_ends_with_1():
+    """A kept file that no hub has, and that somebody removed, is named to people and to programs."""
+    weights = Path("last.pt")
+    weights.write_bytes(b"weights")
+    with hubstate.start("digits", mode="offline") as session:
+        session.save(weights)
+    [kept] = (Path(".hubstate") / session.id / "snapshots").iterdir()
+    assert run("verify", session.id).stdout.startswith("accepted: ")
+    kept.write_bytes(b"")
+    said = "waits for a hub and has 0 bytes, and had 7 when it was kept"
+    ended = run("verify", session.id, code=1)
+    assert ended.stdout.startswith("not accepted: what waits for a hub is lost: ")
+    assert f"the kept file {kept.name} {said}" in ended.stdout
+    told = json.loads(run("verify", session.id, "--json", code=1).stdout)
+    assert (told["accepted"], told["wrong"]) == (False, None)
+    assert told["lost"] == [{"file": kept.name, "what": said}]
+    assert (told["empty"], told["reworded"]) == ([], 0)
 
 
 def test_a_wrong_key_ends_with_3(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from witness import Forgery
 
 import hubstate
 from hubstate.clock import SystemClock, VirtualClock
-from hubstate.events import Delivered, TrainEnd
+from hubstate.events import Abort, Delivered, TrainEnd
 from hubstate.hubs.held import File, Held, InForce, held
 from hubstate.journal import recover
 from hubstate.proof.holdings import compare
@@ -118,6 +119,41 @@ def test_a_number_that_was_changed_in_the_journal_is_found_by_the_hub(delivered)
     assert compare(folder, found).difference == (
         "the row of epoch 0: loss is 0.01 here, 0.30000000000000004 at the hub"
     )
+
+
+def test_another_end_in_the_journal_is_found_by_the_hub(delivered):
+    """State and outcome are the hub's to tell as well, once it acknowledged the last word: one of two ends is forged."""
+    folder, found = delivered
+    forgery = Forgery(folder)
+
+    def early(line: dict[str, Any]) -> None:
+        line["event"]["outcome"] = "stopped"
+        [close] = [action for action in line["actions"] if action["action"] == "close"]
+        close["outcome"] = "stopped"
+
+    forgery.edit(forgery.event("train_end"), early)
+    forgery.write()
+    assert verify(folder).accepted
+    compared = compare(folder, found)
+    assert (compared.rows_equal, compared.files_equal) == (compared.rows, compared.files)
+    assert compared.difference == "the end: done and stopped here, done and finished at the hub"
+
+
+def test_an_abort_is_held_against_the_hub_once_that_knows(tmp_path):
+    """A hub that was not told the end yet, or never will be, cannot contradict it; one that acknowledged it can."""
+    training = Held("training", "running", (), ())
+    door = train(door_in(tmp_path, VirtualClock()))
+    assert compare(tmp_path, training).equal
+    door.tell(Abort, outcome=hubstate.Outcome.FAILED, reason="out of memory")
+    assert compare(tmp_path, training).equal
+    door.tell(Delivered, key="S/1/open")
+    door.tell(Delivered, key="S/1/end")
+    assert compare(tmp_path, Held("aborted", "failed", (), ())).equal
+    assert (
+        compare(tmp_path, training).difference
+        == "the end: aborted and failed here, training and running at the hub"
+    )
+    door.close()
 
 
 def test_what_waits_here_is_not_at_the_hub():

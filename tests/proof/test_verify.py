@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fakes import SAYINGS, say
+from fakes import SAYINGS, door_in, save, say, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import DAMAGED
@@ -19,8 +20,10 @@ from witness import Forgery, lived
 from hubstate import journal, opening
 from hubstate.clock import VirtualClock
 from hubstate.errors import StorageError
-from hubstate.events import Abort, Answered
-from hubstate.proof.verify import Place, verify
+from hubstate.events import Abort, Answered, Delivered
+from hubstate.proof import verify as room
+from hubstate.proof.verify import Lost, Place, verify
+from hubstate.snapshots import Stat, look
 from hubstate.states import Outcome
 
 Place_ = tuple[int, int]
@@ -90,7 +93,7 @@ def test_whatever_a_session_was_told_its_journal_is_accepted(ways):
             opened.close()
             clock.jump(-3600.0)
         verdict = verify(folder)
-        assert verdict.accepted, str(verdict)
+        assert verdict.proven, str(verdict)  # the files that it tells of never were
 
 
 def _deaf(*_: object) -> None:
@@ -448,6 +451,10 @@ def _illegal(forgery: Forgery) -> Place_:
     return forgery.find(lambda line: line.get("illegal", False))
 
 
+def _last(forgery: Forgery) -> Place_:
+    return 2, len(forgery.texts[2]) - 1
+
+
 def _asking(forgery: Forgery) -> Place_:
     return forgery.event("fit_epoch_end")
 
@@ -545,6 +552,12 @@ TAMPERINGS = {
     "an earlier time, before the limit was over": Tampering(
         _changed(lambda f: f.event("tick"), lambda line: line["event"].update(at=_before(line))),
         "decided again",
+    ),
+    "a time that no calendar has": Tampering(
+        _changed(_last, lambda line: line["event"].update(at=1e308)), "which no clock tells"
+    ),
+    "a time before all clocks": Tampering(
+        _changed(lambda _forgery: (0, 1), lambda line: line["event"].update(at=-1.0)), "which no clock tells"
     ),
     "a heartbeat": Tampering(_a_heartbeat, "heartbeats are not written down"),
     "a tick of nothing": Tampering(_a_tick_of_nothing, "tick is not written down"),
@@ -644,6 +657,110 @@ def test_no_file_outside_is_looked_at(forgery):
     assert verdict.wrong.what == "'../best-3' is no name of a kept file"
     receipt = forgery.find(lambda line: "../best-3" in line.get("event", {}).get("key", ""))
     assert verdict.wrong.place == Place(*forgery.name(receipt))
+
+
+@DAMAGED
+def test_a_segment_behind_a_gap_is_named_even_if_nothing_stands_in_it(folder):
+    """Nobody begins the ninth segment behind the third: others were taken away."""
+    (folder / "journal-000009.jsonl").write_bytes(b"")
+    verdict = verify(folder)
+    assert verdict.wrong is not None, str(verdict)
+    assert verdict.wrong.place == Place("journal-000009.jsonl", 1)
+    assert verdict.wrong.what == "segment 4 is missing before this one"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("journal-000004.jsonl", b""), ("journal-000004.jsonl.gz", gzip.compress(b""))]
+)
+def test_a_segment_in_which_nothing_stands_is_named_and_no_mistake(folder, name, text):
+    """Whoever began it died before its head was written; whoever goes on does so behind it."""
+    (folder / name).write_bytes(text)
+    verdict = verify(folder)
+    assert verdict.accepted, str(verdict)
+    assert verdict.empty == ("journal-000004.jsonl",)
+    assert "; nothing stands in journal-000004.jsonl" in str(verdict)
+    opened = opening.reopen(folder, VirtualClock(), _deaf)
+    opened.door.tell(Answered, url="http://hub.test/again")
+    opened.close()
+    verdict = verify(folder)
+    assert verdict.accepted, str(verdict)
+    assert (verdict.empty, verdict.end) == (("journal-000004.jsonl",), Place("journal-000005.jsonl", 2))
+
+
+@pytest.mark.parametrize("place", [_held_back, _illegal], ids=["held back", "illegal"])
+def test_other_words_for_a_refusal_are_counted_and_no_mistake(forgery, place):
+    """The next version may say the same better: that it was refused is decided again, and how it is told is not."""
+    forgery.edit(place(forgery), lambda line: line.update(refusal="not just now"))
+    forgery.write()
+    verdict = verify(forgery.folder)
+    assert verdict.accepted, str(verdict)
+    assert verdict.reworded == 1
+    assert "; 1 refusal is told in other words than here" in str(verdict)
+
+
+# -- what waits ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Path:
+    """A session that trains: the first checkpoint was asked for, the second, a better one, is only kept."""
+    door = train(door_in(tmp_path / "waiting", VirtualClock()), checkpoint_interval=0.0)
+    for number, name in enumerate(("first", "second")):
+        save(door, tmp_path / "waiting" / "snapshots", name, number, number / 2)
+    door.close()
+    return tmp_path / "waiting"
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_what_waits_for_a_hub_has_to_be_here(waiting, name):
+    """A kept file that no hub has yet, and that is gone or of another length, is lost: such a session is not accepted."""
+    assert verify(waiting).accepted
+    file = waiting / "snapshots" / name
+    file.write_bytes(b"short")
+    verdict = verify(waiting)
+    assert (verdict.accepted, verdict.wrong) == (False, None)
+    size = len(name) * 10
+    assert verdict.lost == (Lost(name, f"waits for a hub and has 5 bytes, and had {size} when it was kept"),)
+    file.unlink()
+    verdict = verify(waiting)
+    assert not verdict.accepted
+    assert str(verdict).startswith("not accepted: what waits for a hub is lost: 5 steps, ends at line 6; ")
+    assert f"the kept file {name} waits for a hub and cannot be had: " in str(verdict)
+
+
+def test_no_file_outside_is_looked_at_for_what_waits(waiting):
+    """A journal that names a file elsewhere as one that waits is not accepted, whatever that file holds."""
+    forgery = Forgery(waiting)
+    for lines in forgery.texts:
+        lines[:] = [text.replace(b'"snapshot":"first"', b'"snapshot":"../first"') for text in lines]
+        lines[:] = [text.replace(b"/best/first", b"/best/../first") for text in lines]
+    forgery.write()
+    (waiting / "snapshots" / "first").rename(waiting / "first")
+    assert verify(waiting).lost == (Lost("../first", "has a name that no kept file has"),)
+
+
+def test_a_copy_that_goes_while_it_is_looked_for_was_delivered(waiting, monkeypatch):
+    """A living process writes the receipt before it removes the copy, so whoever misses one reads on first."""
+    door = door_in(waiting, VirtualClock())
+
+    def deliver_first(path: Path) -> Stat:
+        if path.name == "first" and path.exists():
+            door.tell(Delivered, key="S/1/checkpoint/best/first", sha256="0" * 64)
+            path.unlink()
+        return look(path)
+
+    monkeypatch.setattr(room, "look", deliver_first)
+    verdict = verify(waiting)
+    door.close()
+    assert verdict.accepted, str(verdict)
+    assert verdict.steps == 6
+
+
+def test_bytes_that_were_swapped_for_as_many_others_are_not_seen(waiting):
+    """A journal holds the length of what was kept, and no digest before a hub tells one."""
+    file = waiting / "snapshots" / "first"
+    file.write_bytes(bytes(len(file.read_bytes())))
+    assert verify(waiting).accepted
 
 
 # -- what a journal alone cannot tell --------------------------------------------------------------------

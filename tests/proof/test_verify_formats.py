@@ -16,6 +16,7 @@ from hubstate import journal, opening, overview
 from hubstate.clock import VirtualClock
 from hubstate.events import Answered
 from hubstate.exchange import Rows
+from hubstate.machine import DECIDE_ALIKE
 from hubstate.proof.verify import verify
 from hubstate.snapshots import digest
 from hubstate.states import Outcome, State
@@ -80,8 +81,10 @@ def test_an_old_journal_is_read_and_recovered(kept):
 
 
 def test_an_old_journal_is_verified(kept):
-    """It is accepted, under whatever table it was decided, down to its last line."""
+    """Its table, whatever it was called then, decides as this one does: it is accepted down to its last line."""
     folder, known = kept
+    heads = [entry.line for entry in journal.read(folder) if isinstance(entry.line, journal.Head)]
+    assert {head.table for head in heads} <= DECIDE_ALIKE
     verdict = verify(folder)
     assert verdict.accepted, str(verdict)
     assert (verdict.session, verdict.steps, verdict.segments) == (known.session, known.steps, known.segments)
