@@ -28,7 +28,7 @@ class Other(L.Callback):
 """
 #: Somebody presses stop, and the hub's next answer tells it.
 PRESS = (
-    "import requests; session = trainer.logger.experiment; session.flush(30); "
+    "import requests; session = trainer.callbacks[0].session; session.flush(30); "
     "requests.post(f'{hub_url}/models/{session.id}/stop', timeout=30).raise_for_status(); "
     "session.log({'pressed': 1.0}, epoch=0, step=1000); session.flush(30); assert session.stop_requested"
 )
@@ -44,11 +44,20 @@ def with_other(action: str, *changes: tuple[str, str], epoch: int = 1, more: str
     """The example with one more callback, which does something in the second batch of an epoch."""
     other = OTHER.format(action=action, epoch=epoch)
     callbacks = (CALLBACKS, f'[HubstateCallback("sums"), keep, Other(){more}]')
-    return broken(example("lightning"), callbacks, ("\nx = torch.rand", f"{other}\nx = torch.rand"), *changes)
+    return broken(example("lightning"), callbacks, ("\ndata = ", f"{other}\ndata = "), *changes)
 
 
-def each_step(code: str) -> str:
-    return broken(code, ("max_epochs=3", "max_epochs=3, log_every_n_steps=1"))
+def with_logger(code: str, callbacks: str = "keep]", logger: str = "HubstateLogger()") -> str:
+    """The example with the logger, too."""
+    return broken(
+        code,
+        ("import HubstateCallback\n", "import HubstateCallback, HubstateLogger\n"),
+        (f"{callbacks}).fit", f"{callbacks}, logger={logger}).fit"),
+    )
+
+
+def each_step(code: str, callbacks: str = "keep]") -> str:
+    return broken(with_logger(code, callbacks), ("max_epochs=3", "max_epochs=3, log_every_n_steps=1"))
 
 
 def configuration() -> dict[str, Any]:
@@ -83,12 +92,9 @@ def test_the_other_package_of_lightning_serves_as_well(hub: str) -> None:
 
 
 def test_a_logger_alone_brings_its_callback(hub: str) -> None:
-    """A trainer that was given the logger and no callback is recorded the same way, once in each of two trainings."""
-    code = broken(
-        example("lightning"),
-        (CALLBACKS, "keep"),
-        ("logger=HubstateLogger()", 'logger=HubstateLogger("sums")'),
-    )
+    """A trainer that was given the logger and no callback is recorded the same way."""
+    code = broken(example("lightning"), (CALLBACKS, "[keep]"))
+    code = with_logger(code, "keep]", 'HubstateLogger("sums")')
     process = ran(code)
     assert process.returncode == 0, process.stderr
     holds_all(hub, epochs=3, names=NAMES, final=newest_best())
@@ -96,14 +102,18 @@ def test_a_logger_alone_brings_its_callback(hub: str) -> None:
 
 def test_the_logger_records_steps_and_what_the_model_was_made_with(hub: str) -> None:
     """Each step's row is at the hub once beside the epochs' rows, which it does not repeat; so are the hyper-parameters."""
-    process = ran(each_step(example("lightning")))
+    saved = (
+        "def __init__(self):\n        super().__init__()\n",
+        "def __init__(self, lr=0.25):\n        super().__init__(); self.save_hyperparameters()\n",
+    )
+    process = ran(broken(each_step(example("lightning")), saved))
     assert process.returncode == 0, process.stderr
     rows = at_hub(hub).rows
     steps = [row for row in rows if row["step"] is not None]
     assert [(row["epoch"], row["step"]) for row in steps] == [(step // 4, step) for step in range(12)]
     assert all(set(row["metrics"]) == {"train_loss_step"} for row in steps)
     assert [row["epoch"] for row in rows if row["step"] is None] == [0, 1, 2]
-    assert (configuration()["lr"], configuration()["world_size"]) == (0.1, 1)
+    assert (configuration()["lr"], configuration()["world_size"]) == (0.25, 1)
 
 
 def test_early_stopping_is_no_wish_of_the_hub(hub: str) -> None:
@@ -149,7 +159,7 @@ def test_a_killed_training_goes_on_in_its_session(hub: str) -> None:
 
 def test_a_wish_at_the_hub_stops_within_the_epoch(hub: str) -> None:
     """Somebody presses stop: the next batch is the last one, the epoch's row still comes, and the outcome is `stopped`."""
-    process = ran(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS)))
+    process = ran(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS), "Other()]"))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     rows = at_hub(hub).rows
@@ -200,8 +210,8 @@ def test_a_row_holds_what_its_epoch_measured(hub: str) -> None:
 def test_what_trains_nothing_opens_no_session(hub: str) -> None:
     """`validate()` and `predict()`, and a rehearsal by `fast_dev_run`, leave nothing, with callback and logger there."""
     code = broken(
-        example("lightning"),
-        ("trainer.fit(Sums(), data, data)", "trainer.validate(Sums(), data, verbose=False)"),
+        with_logger(example("lightning")),
+        (".fit(Sums(), data, data)", ".validate(Sums(), data, verbose=False)"),
     )
     process = ran(code)
     assert process.returncode == 0, process.stderr
@@ -212,7 +222,8 @@ def test_what_trains_nothing_opens_no_session(hub: str) -> None:
 
 def test_two_trainings_of_one_trainer_are_two_sessions(hub: str) -> None:
     """One callback serves a second `fit()`, which has a session of its own."""
-    code = example("lightning") + "trainer.fit_loop.max_epochs = 5\ntrainer.fit(Sums(), data, data)\n"
+    code = broken(example("lightning"), ("L.Trainer(", "trainer = L.Trainer("), (").fit(", ")\ntrainer.fit("))
+    code += "trainer.fit_loop.max_epochs = 5\ntrainer.fit(Sums(), data, data)\n"
     process = ran(code)
     assert process.returncode == 0, process.stderr
     folders = [path for path in Path(".hubstate").iterdir() if path.is_dir()]
@@ -241,7 +252,7 @@ def test_two_processes_have_one_session(hub: str) -> None:
 
 def test_two_processes_stop_after_the_same_batch(hub: str) -> None:
     """A wish at the hub, which one process hears of, stops both of them; neither waits for the other for ever."""
-    process = in_two(for_two(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS, epoch=0))))
+    process = in_two(for_two(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS, epoch=0), "Other()]")))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     steps = [(row["epoch"], row["step"]) for row in at_hub(hub).rows if row["metrics"].keys() - {"pressed"}]
