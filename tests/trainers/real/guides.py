@@ -62,6 +62,9 @@ def ran(code: str, **environment: str) -> CompletedProcess[str]:
     with pytest.MonkeyPatch.context() as patch:
         here = Path(__file__).parent
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))  # for `press_stop`
+        # Threads that wait for each other by spinning are slow beyond measure where a machine has more to do.
+        patch.setenv("OMP_WAIT_POLICY", "passive")
+        patch.setenv("OMP_NUM_THREADS", "1")
         for name, value in environment.items():
             patch.setenv(name, value)
         return ended([PYTHON, script(code)], hangs=_HANGS)
