@@ -5,7 +5,7 @@
 | `on_pretrain_routine_start` | the session opens, in the main process (Ultralytics' RANK -1 or 0); `resume` continues its session |
 | `on_pretrain_routine_end`, `on_train_start` | the same |
 | `on_train_batch_end`, `on_fit_epoch_end` | a wish to stop sets `trainer.stop`, between batches where one process trains |
-| `on_fit_epoch_end` | a row: train losses, metrics, learning rates, and with epoch 0 what is known of the model |
+| `on_fit_epoch_end` | a row: train losses, metrics, learning rates; that of epoch 0 also tells what is known of the model |
 | the same after the final evaluation | a row of its own, `final`, with the epoch number that the trainer gives |
 | `on_model_save` | `last.pt`, with the trainer's fitness: the best is what is strictly better |
 | `on_train_end` | the end: `best.pt` is the final checkpoint, if this training wrote it |
@@ -40,6 +40,9 @@ __all__ = ["HOOKS", "HubstateCallbacks", "attach", "checked_release"]
 
 #: A key of Ultralytics Platform, which is no key of a hub.
 _PLATFORM_KEY = re.compile("ul_[0-9a-f]{40}")
+#: Finding a model's GFLOPs takes as long as a few small batches. In an epoch of this many it does not count; after a shorter
+#: one it is done at the end of the training.
+_MANY = 100
 #: The callbacks of Ultralytics that are heard, each by the method of that name.
 HOOKS = (
     "on_pretrain_routine_start",
@@ -140,6 +143,8 @@ class HubstateCallbacks(Link):
         self._batches = 0
         self._saved: int | None = None
         self._best: int | None = None
+        #: The first row, while it is not told yet what is known of the model.
+        self._first: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The model stays behind: where this arrives there is another one."""
@@ -204,7 +209,9 @@ class HubstateCallbacks(Link):
         if self._session is None:
             return
         row = {**trainer.label_loss_items(trainer.tloss, prefix="train"), **trainer.metrics, **trainer.lr}
-        if trainer.epoch == 0:
+        if trainer.epoch == 0 and self._batches < _MANY:
+            self._first = row
+        elif trainer.epoch == 0:
             row.update(self._about(trainer) or {})
         # The final evaluation comes under the number of an epoch that never began.
         self.row(trainer.epoch, row, final=trainer.epoch != self._epoch)
@@ -232,6 +239,9 @@ class HubstateCallbacks(Link):
     @fenced
     def on_train_end(self, trainer: Any) -> None:
         if self._session is not None:
+            about = None if self._first is None else self._about(trainer)
+            if self._first is not None and about:
+                self.row(0, {**self._first, **about})  # whole, for hubs that take the last word for all of it
             self._name_final(trainer)
             self.finish()
 

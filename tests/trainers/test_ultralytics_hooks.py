@@ -316,23 +316,31 @@ def test_what_goes_wrong_inside_ends_no_training(tmp_path: Path) -> None:
     assert [s.event.epoch for s in steps(only(tmp_path)) if isinstance(s.event, FitEpochEnd)] == [1]
 
 
-def test_what_is_known_of_the_model_is_in_the_first_row(tmp_path: Path) -> None:
-    """Parameters and the like come with epoch 0 alone; where they cannot be found the row comes without them."""
-    link, trainer = started(tmp_path)
+@pytest.mark.parametrize("batches", [3, 100])
+def test_what_is_known_of_the_model_is_in_the_first_row(tmp_path: Path, batches: int) -> None:
+    """Parameters and the like belong to epoch 0 alone: with it where it is long, else added to it at the end, row and all."""
     torch_utils = sys.modules["ultralytics.utils.torch_utils"]
     vars(torch_utils)["model_info_for_loggers"] = lambda _trainer: {"model/parameters": 7}
+    _, trainer = started(tmp_path, train_loader=range(batches))
     trainer.train(0)
     trainer.train(1)
     trainer.finish()
-    rows = [s.event.metrics for s in steps(only(tmp_path)) if isinstance(s.event, FitEpochEnd)]
-    assert [row.get("model/parameters") for row in rows] == [7, None]
+    rows = [s.event for s in steps(only(tmp_path)) if isinstance(s.event, FitEpochEnd)]
+    assert [row.epoch for row in rows] == ([0, 1, 0] if batches == 3 else [0, 1])
+    told = [row.epoch for row in rows if "model/parameters" in row.metrics]
+    assert told == [0]
+    whole = rows[0].metrics | {"model/parameters": 7}
+    assert [row.metrics for row in rows if row.epoch == 0][-1] == whole
 
-    del vars(torch_utils)["model_info_for_loggers"]
-    trainer.begin()
+
+def test_a_model_of_which_nothing_can_be_found_trains_all_the_same(tmp_path: Path) -> None:
+    """Where Ultralytics cannot tell, the rows come without it, and the session ends as ever."""
+    del vars(sys.modules["ultralytics.utils.torch_utils"])["model_info_for_loggers"]
+    _, trainer = started(tmp_path)
     trainer.train(0)
-    assert link.session is not None
-    assert recover(list(sessions_in(tmp_path / "sessions"))[1]).memory.rows == 1
-    link.finish()
+    trainer.finish()
+    assert recover(only(tmp_path)).memory.rows == 1
+    assert end_of(tmp_path) == (State.FINALIZING, Outcome.FINISHED)
 
 
 # -- the block -------------------------------------------------------------------------------------------------
