@@ -11,7 +11,7 @@ from hubstate.clock import Clock
 from hubstate.errors import JournalDamaged, SessionBusy, StorageError
 from hubstate.hubs.base import Hub
 from hubstate.index import sessions_in
-from hubstate.journal import compress_closed
+from hubstate.journal import compress_closed, segments
 from hubstate.log import log
 from hubstate.opening import Opened, leftovers, peek
 from hubstate.outbox import FILES
@@ -228,5 +228,8 @@ class Backlog:
 
 def _end_of(folder: Path) -> tuple[str, int]:
     """Where a journal ends: it is never the same again once somebody has written in it."""
-    newest = max(folder.glob("journal-*"), default=None)
-    return ("", 0) if newest is None else (newest.name, newest.stat().st_size)
+    for number in reversed(segments(folder)):
+        for name in (f"journal-{number:06d}.jsonl", f"journal-{number:06d}.jsonl.gz"):
+            if (folder / name).exists():
+                return name, (folder / name).stat().st_size
+    return "", 0

@@ -413,3 +413,19 @@ def test_a_segment_that_cannot_be_compressed_is_logged_once(monkeypatch: Any, ca
     assert segments(opened.folder) == ["1.jsonl", "2.jsonl"]
     posting.close()
     opened.close()
+
+
+def test_a_copy_beside_a_journal_does_not_hide_that_it_grew() -> None:
+    """What is read again is told by the newest segment, plain or packed, whatever else lies beside it."""
+    clock = VirtualClock()
+    folder = left("older", clock)
+    (folder / "journal-000009.jsonl.bak").write_bytes(b"a copy")
+    ends = [room._end_of(folder)]
+    opened = reopen(folder, clock, lambda *_: None)
+    ends.append(room._end_of(folder))
+    opened.door.tell(ev.Answered, url="http://hub.test/later")
+    ends.append(room._end_of(folder))
+    opened.close()
+    journal.compress_closed(folder, 3)
+    ends.append(room._end_of(folder))
+    assert len(set(ends)) == len(ends), ends
