@@ -23,17 +23,15 @@ No one search holds everything, or it would take hours; the searches in `FULL` c
 * `kinds` adds saves that are named the final one, and torn ones, over two attempts.
 * `attempts` lets a trainer that resumes tell its rows anew, behind what the earlier attempt left and the hub refused.
 
-Searches know nothing of each other, so several processes may share them; what is found is the same.
+Searches know nothing of each other, so several processes may share them; what is found is the same (see `together`).
 """
 
 from __future__ import annotations
 
-import gc
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from hubstate import machine
@@ -44,6 +42,7 @@ from hubstate.limits import CHECKPOINT_CHOICES
 from hubstate.proof.model import Bounds, Rig
 from hubstate.proof.properties import PROPERTIES, Violation
 from hubstate.proof.search import GOES_ON, PASSES, RETRY, Moves, World
+from hubstate.proof.together import in_turn
 
 __all__ = ["FULL", "QUICK", "Move", "Report", "Search", "check"]
 
@@ -238,24 +237,12 @@ def _searched(
     bounds: Mapping[str, Bounds], rig: Rig | None, clock: Clock, processes: int
 ) -> Iterator[Search]:
     """The searches in their order. What follows one that is the last asked for is not begun, or let go of."""
-    jobs = [(name, bound, clock) for name, bound in bounds.items()]
-    if rig is not None or processes <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield _search(*job, rig=rig)
+    if rig is not None or processes <= 1 or len(bounds) <= 1:
+        for name, bound in bounds.items():
+            yield _search(name, bound, clock, rig=rig)
         return
-    # Where it can be, another process is a copy of this one, whatever was replaced in it.
-    way = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    # They keep all that they make until they end, so looking for what could go costs time for nothing.
-    pool = ProcessPoolExecutor(
-        min(processes, len(jobs)), mp_context=multiprocessing.get_context(way), initializer=gc.disable
-    )
-    try:
-        # The largest stands last and begins first, so that none is left alone at the end.
-        begun = [pool.submit(_search, *job) for job in reversed(jobs)]
-        for search in reversed(begun):
-            yield search.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    jobs = {name: partial(_search, name, bound, clock) for name, bound in bounds.items()}
+    yield from in_turn(jobs, processes, lambda search: search.violated is not None)
 
 
 def _search(name: str, bound: Bounds, clock: Clock, *, rig: Rig | None = None) -> Search:
@@ -408,7 +395,6 @@ class _Searching:
             if edge.world != there:
                 continue
             if edge.violations == found:
-                self._moves.heard = None
                 return (Move(edge.name, decisions),)
             # What is violated by what is kept behind a move is none of the move's own.
             if not edge.violations and not innocent:

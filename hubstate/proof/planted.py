@@ -28,6 +28,7 @@ from hubstate.adopt import adopt
 from hubstate.controller import decide
 from hubstate.events import (
     EVENTS,
+    USAGE_EVENTS,
     Abort,
     Answered,
     Delivered,
@@ -45,6 +46,7 @@ from hubstate.events import (
     TrainBatchEnd,
     TrainEnd,
     TrainStart,
+    name_of,
 )
 from hubstate.journal import Step, adopt_step
 from hubstate.opening import for_next_attempt
@@ -127,6 +129,24 @@ def decide_as_if(memory: Memory, event: Event, **fields: object) -> Decision:
 
 def _sends_while_out(memory: Memory, event: Event) -> Decision:
     return decide_as_if(memory, event, outstanding=())
+
+
+def _beats_until_refused(memory: Memory, event: Event) -> Decision:
+    """A heartbeat that is refused stays out for ever, so that it is the last one."""
+    decision = decide(memory, event)
+    if not isinstance(event, Refused) or not event.key.endswith("/heartbeat"):
+        return decision
+    return decision._replace(memory=replace(decision.memory, heartbeat_out=memory.heartbeat_out))
+
+
+def _names_no_usage(memory: Memory, event: Event) -> Decision:
+    """Whoever says what is illegal hears nothing of the notes of usage, which are legal everywhere."""
+    decision = decide(memory, event)
+    if decision.refusal is None or not decision.refusal.illegal:
+        return decision
+    notes = {name_of(kind) for kind in USAGE_EVENTS}
+    legal = tuple(name for name in decision.refusal.legal if name not in notes)
+    return decision._replace(refusal=replace(decision.refusal, legal=legal))
 
 
 def _illegal_moves(memory: Memory, event: Event) -> Decision:
@@ -485,11 +505,13 @@ PLANTED: Mapping[str, Plant] = {
     "the final asked for first": Plant(Rig(decide=_final_first), "S6"),
     "a heartbeat after done": Plant(Rig(decide=_beats_in(State.DONE)), "S5"),
     "a heartbeat after an abort": Plant(Rig(decide=_beats_in(State.ABORTED)), "S5"),
+    "a refused heartbeat is the last": Plant(Rig(decide=_beats_until_refused), "S1"),
     "a token consumed by looking": Plant(Rig(decide=_looking_consumes), "S8"),
     "a limit's window ignored": Plant(Rig(decide=_ignores_window), "S8"),
     "a send while one is out": Plant(Rig(decide=_sends_while_out), "S8"),
     "a refusal opens the window": Plant(Rig(decide=_refusal_opens_window, adopted=_window_stays_open), "S1"),
     "an illegal event that moves": Plant(Rig(decide=_illegal_moves), "S4"),
+    "a refusal that names no notes of usage": Plant(Rig(decide=_names_no_usage), "S4"),
     "a retry that mixes attempts": Plant(Rig(decide=_retry_relabels), "S4"),
     "no rows at the end": Plant(Rig(decide=_without(SendRows, TrainEnd)), "S1"),
     "no rows at an abort": Plant(Rig(decide=_without(SendRows, Abort)), "S1"),

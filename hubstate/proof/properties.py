@@ -64,6 +64,7 @@ __all__ = [
     "RowSeen",
     "Told",
     "Violation",
+    "legal_in",
     "without_beat",
 ]
 
@@ -82,7 +83,8 @@ SAFETY: dict[str, str] = {
     "S3": "The hub stores at most one final checkpoint of an attempt, also when an acknowledgement is lost.",
     "S4": (
         "No action is asked for outside its states, no event moves a session but along the way that the specification "
-        "names, and an event that has no place in a state is called illegal and changes nothing."
+        "names, and an event that has no place in a state is called illegal, hears what has one there, and changes "
+        "nothing."
     ),
     "S5": (
         "A heartbeat is asked for in a live state alone, by the process that trains, where a hub is wanted, and it says "
@@ -148,6 +150,12 @@ _LEGAL: dict[State, set[str]] = {
     _DONE: _ANYWHERE | {"retry_refused"},
     _ABORTED: _ANYWHERE | {"give_up", "retry_refused"},
 }
+
+#: What a trainer or a caller can say, in the order of a run: whoever says what is illegal hears which of it is legal.
+_SAID = (
+    "pretrain_routine_start", "pretrain_routine_end", "train_start", "fit_epoch_end", "train_batch_end",
+    "model_save", "train_end", "abort", "val_start", "predict_start", "export_start", "give_up", "retry_refused",
+)  # fmt: skip
 
 #: The only moves there are.
 _MOVES: dict[tuple[State, str], State] = {
@@ -919,6 +927,11 @@ class _Judge:
         there = not m.best_waits or (best is not None and best.snapshot == m.best_waits)
         if not there:
             self.fail("S1", f"the best checkpoint ({m.best_waits}) is not kept")
+
+
+def legal_in(state: State) -> tuple[str, ...]:
+    """What a trainer or a caller may say in a state, in the order of a run."""
+    return tuple(name for name in _SAID if name in _LEGAL[state])
 
 
 def _may_open(event: Event) -> bool:

@@ -56,7 +56,7 @@ from hubstate.events import (
     name_of,
 )
 from hubstate.events import Refused as RefusedEvent
-from hubstate.proof.properties import Violation
+from hubstate.proof.properties import Violation, legal_in
 from hubstate.states import CheckpointKind, Outcome, State
 
 __all__ = ["misremembered", "missaid"]
@@ -92,6 +92,7 @@ def missaid(before: Memory, decision: Decision) -> Iterator[Violation]:
         yield Violation(
             "S1", f"{name_of(event)} {'is not' if written else 'is'} written down in {before.state.value}"
         )
+    yield from _refusal(before, decision)
     held = decision.refusal is not None
     if not illegal and held is not _is_held(before, event, decision.actions):
         yield Violation(
@@ -130,6 +131,21 @@ def missaid(before: Memory, decision: Decision) -> Iterator[Violation]:
             yield Violation(
                 "S5" if isinstance(action, Heartbeat) else "S1", f"{action.key} says {', '.join(wrong)}"
             )
+
+
+def _refusal(before: Memory, decision: Decision) -> Iterator[Violation]:
+    """A refusal names the state and the event, and an illegal one what would be legal."""
+    refusal, name, state = decision.refusal, name_of(decision.event), before.state
+    if refusal is None:
+        return
+    if (refusal.state, refusal.event) != (state, name):
+        yield Violation(
+            "S4", f"{name} in {state.value} is refused as {refusal.event} in {refusal.state.value}"
+        )
+    legal = legal_in(state) if refusal.illegal else ()
+    if refusal.legal != legal:
+        told, wanted = (", ".join(names) or "nothing" for names in (refusal.legal, legal))
+        yield Violation("S4", f"{name} in {state.value} hears that legal is {told}, not {wanted}")
 
 
 def _is_written(before: Memory, event: Event, actions: tuple[AnyAction, ...]) -> bool:

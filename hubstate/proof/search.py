@@ -95,12 +95,16 @@ class World(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A move out of a world: its kind, its name, where it leads, and what it violates."""
+    """A move out of a world: its kind, its name, where it leads, and what it violates.
+
+    `decided`: the numbers of what was decided in it, in order.
+    """
 
     kind: int
     name: str
     world: World
     violations: tuple[Violation, ...] = ()
+    decided: tuple[int, ...] = ()
 
 
 class Hub(NamedTuple):
@@ -149,8 +153,6 @@ class Moves:
         self.boxes: _Numbers[Box] = _Numbers(lambda box: box)
         self.hubs: _Numbers[Hub] = _Numbers(lambda hub: hub)
         self.taken: set[int] = set()
-        #: While a list: what is decided is noted there.
-        self.heard: list[Decision] | None = None
         #: Moves that are taken as one, beyond the first of each.
         self.edges = 0
         self._actions: dict[bytes, AnyAction] = {}
@@ -168,11 +170,8 @@ class Moves:
         """Every move out of a world with what was decided in it, also those that are known to lead nowhere."""
         self._still.clear()
         self._strayed.clear()
-        self.heard = []
         for edge in self.out_of(world):
-            yield edge, tuple(self.heard)
-            self.heard.clear()
-        self.heard = None
+            yield edge, tuple(self._decisions[number].decision for number in edge.decided)
 
     def start(self) -> World:
         """A trainer begins where no session is."""
@@ -380,11 +379,11 @@ class Moves:
         if not self._is_still(world, "tick"):
             tick = self._tell(PASSES, world, _TICK)
             yield tick if tick.world == world else tick._replace(kind=GOES_ON)
-            self._note_still(world, tick, "tick")
+            self._note_still(world, "tick", tick)
         if world.trains and self.bounds.beats and not self._is_still(world, "beat"):
             beats = list(self._beat(world))
             yield from beats
-            self._note_still(world, beats[-1], "beat")
+            self._note_still(world, "beat", *beats)
         elapsed = self._elapse(world)
         if elapsed != world:
             yield Edge(PASSES, "time passes", elapsed)
@@ -395,25 +394,33 @@ class Moves:
         self.edges += still
         return still
 
-    def _note_still(self, world: World, edge: Edge, what: str) -> None:
-        if edge.world == world and not edge.violations:
+    def _note_still(self, world: World, what: str, *edges: Edge) -> None:
+        if all(edge.world == world and not edge.violations for edge in edges):
             self._still.add((world.live, world.durable, world.monitor, what))
 
     def _beat(self, world: World) -> Iterator[Edge]:
         asked = self._tell(PASSES, world, self._event(ev.HeartbeatTick, at=NOW))
-        beats = [a for a in self._last.decision.actions if isinstance(a, Heartbeat)]
+        actions = self._decisions[asked.decided[0]].decision.actions
+        beats = [a for a in actions if isinstance(a, Heartbeat)]
         if not beats:
             yield asked
             return
+        key = beats[0].key
         monitor, found = self._observed(asked.world.monitor, Arrived(beats[0], (), stored=True))
         there = asked.world._replace(monitor=monitor)
         for answer, what in (
-            (self._answer(ev.HeldUp, beats[0].key, condition="offline", reason=""), "is lost"),
-            (self._answer(ev.Delivered, beats[0].key), "arrives"),
+            (self._answer(ev.HeldUp, key, condition="offline", reason=""), "is lost"),
+            (self._answer(ev.Refused, key, reason="4xx", status=413), "is refused"),
+            (self._answer(ev.Delivered, key), "arrives"),
         ):
             answered = self._tell(PASSES, there, answer)
-            found = (*asked.violations, *found, *answered.violations)
-            yield Edge(PASSES, f"a heartbeat {what}", answered.world, found)
+            yield Edge(
+                PASSES,
+                f"a heartbeat {what}",
+                answered.world,
+                (*asked.violations, *found, *answered.violations),
+                asked.decided + answered.decided,
+            )
 
     def _elapse(self, world: World) -> World:
         cache: dict[int, int] = self._cache("elapse")
@@ -473,29 +480,32 @@ class Moves:
             f"{key} is acknowledged",
             self._forgetting(accepted.world),
             (*found, *accepted.violations),
+            accepted.decided,
         )
         refusals, losses, crashes = world.left
         if losses and key not in hub.keys:
             lost = self._in_vain(there, entry, waits=False)
             kept = self.hubs.of(Hub(hub.keys | {key}, shelf))
             held = lost.world._replace(hub=kept, left=(refusals, losses - 1, crashes))
-            yield Edge(FAULT, f"{key} arrives, its acknowledgement is lost", held, (*found, *lost.violations))
+            yield Edge(
+                FAULT,
+                f"{key} arrives, its acknowledgement is lost",
+                held,
+                (*found, *lost.violations),
+                lost.decided,
+            )
         yield from self._outages(world, entry)
         if refusals and key not in hub.keys:
             told = self._tell(
                 FAULT, world, self._event(ev.Refused, at=NOW, key=key, reason="4xx", status=413)
             )
-            yield Edge(
-                FAULT,
-                f"{key} is refused",
-                told.world._replace(left=(refusals - 1, losses, crashes)),
-                told.violations,
-            )
+            left = (refusals - 1, losses, crashes)
+            yield told._replace(name=f"{key} is refused", world=told.world._replace(left=left))
         if self.bounds.foreign and key not in hub.keys and entry.kind != "open":
             told = self._tell(
                 GOES_ON, world, self._event(ev.Delivered, at=NOW, key=key, not_taken="no such thing here")
             )
-            yield Edge(GOES_ON, f"{key} is not taken", self._forgetting(told.world), told.violations)
+            yield told._replace(name=f"{key} is not taken", world=self._forgetting(told.world))
 
     def _outages(self, world: World, entry: Entry) -> Iterator[Edge]:
         """The network is down, the key is rejected, or the hub asks for a pause.
@@ -506,7 +516,7 @@ class Moves:
         if not self._is_still(world, entry.key):
             tried = self._in_vain(world, entry, waits=False)
             yield tried._replace(name=f"{entry.key} is tried: the network is down, 401 or 429")
-            self._note_still(world, tried, entry.key)
+            self._note_still(world, entry.key, tried)
         # A lane that is held up for a while is one that is slow; where moves are taken as one, it is slow anyway.
         if not self.bounds.quick:
             yield self._in_vain(world, entry, waits=True)._replace(name=f"{entry.key} is tried: 429")
@@ -604,7 +614,7 @@ class Moves:
         begun = self._began(FAULT, "resumes", dead.world._replace(live=fresh, trains=True))
         for checkpoint in self._found(durable):
             found = (*dead.violations, *held, *begun.violations)
-            start = begun
+            start, decided = begun, begun.decided
             for event in (
                 self._beginning(durable, checkpoint, hub=self.bounds.hub),
                 self._event(ev.PretrainRoutineEnd, at=NOW),
@@ -612,11 +622,13 @@ class Moves:
             ):
                 start = self._tell(FAULT, start.world, event)
                 found = (*found, *start.violations, *self.held(start.world))
+                decided += start.decided
             yield Edge(
                 FAULT,
                 f"the process dies, and a new one trains on behind epoch {checkpoint}",
                 start.world,
                 found,
+                decided,
             )
 
     def _may_resume(self, memory: Memory) -> bool:
@@ -631,7 +643,7 @@ class Moves:
 
     # -- telling -----------------------------------------------------------------------------------------
 
-    def _answer(self, kind: type[ev.Delivered | ev.HeldUp], key: str, **fields: Any) -> Event:
+    def _answer(self, kind: type[ev.Delivered | ev.Refused | ev.HeldUp], key: str, **fields: Any) -> Event:
         event = self._events.get((kind, key))
         if event is None:
             event = self._events[kind, key] = kind(at=NOW, key=key, **fields)
@@ -648,14 +660,12 @@ class Moves:
         """The door is told: decided, written, adopted; and the outbox folds what was written."""
         live, durable, trains, box, hub, monitor, left = world
         number = self._decide(live, event)
-        decided = self._last = self._decisions[number]
-        if self.heard is not None:
-            self.heard.append(decided.decision)
+        decided = self._decisions[number]
         monitor, found = self._told(monitor, live, number)
         if decided.step is not None:
             durable, box = self._written(durable, box, number)
         world = World(decided.after, durable, trains, box, hub, monitor, left)
-        return Edge(kind, decided.name, world, decided.violations + found + decided.forgotten)
+        return Edge(kind, decided.name, world, decided.violations + found + decided.forgotten, (number,))
 
     def _decide(self, live: int, event: Event) -> int:
         pair = (live, id(event))
@@ -751,6 +761,7 @@ class Moves:
             ev.Answered(at=NOW, url="u"),
             ev.Delivered(at=NOW, key="S/9/rows/8-9", rows=2),
             ev.HeldUp(at=NOW, key="S/9/open", condition="offline", reason="no network"),
+            ev.Refused(at=NOW, key="S/9/heartbeat", reason="unknown", status=404),
             ev.ValStart(NOW),
             ev.PredictStart(NOW),
             ev.ExportStart(NOW),

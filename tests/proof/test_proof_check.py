@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
+
 import pytest
 
 from hubstate import machine
 from hubstate.actions import Decision, Memory
-from hubstate.clock import VirtualClock
+from hubstate.clock import Clock, VirtualClock
 from hubstate.controller import decide
-from hubstate.events import Event, TrainStart
+from hubstate.events import Event, TrainStart, name_of
 from hubstate.proof import check as proof
-from hubstate.proof.check import FULL, QUICK, Report, check
+from hubstate.proof.check import FULL, QUICK, Move, Report, check
 from hubstate.proof.model import Bounds, Rig
 from hubstate.proof.planted import PLANTED
 from hubstate.proof.properties import PROPERTIES
@@ -28,7 +31,7 @@ def test_the_real_decisions_hold_within_the_full_bound():
     report = check(FULL)
     assert report.failed is None, str(report)
     # Some 70 microseconds a move: the bound is there for whoever waits, and its measure for every machine.
-    assert report.edges < 320_000
+    assert report.edges < 325_000
     assert report.rows == frozenset(range(1, len(machine.TABLE) + 1))
 
 
@@ -52,13 +55,50 @@ def found(plant: str) -> Report:
     return check(QUICK, rig=PLANTED[plant].rig)
 
 
+#: What is decided in a move, by how its name ends; any other one is named by the one event that is told in it.
+DECIDED: dict[str, list[str]] = {
+    "time passes": [],
+    "the process dies": [],
+    "and another one delivers what is left": [],
+    "a process resumes the session": [],
+    "a heartbeat is lost": ["heartbeat_tick", "held_up"],
+    "a heartbeat is refused": ["heartbeat_tick", "refused"],
+    "a heartbeat arrives": ["heartbeat_tick", "delivered"],
+    " is acknowledged": ["delivered"],
+    " is not taken": ["delivered"],
+    " is refused": ["refused"],
+    "its acknowledgement is lost": ["held_up"],
+    "429": ["held_up"],
+}
+
+
+def decided_in(move: Move) -> list[str]:
+    if "trains on behind epoch" in move.name:
+        return ["pretrain_routine_start", "pretrain_routine_end", "train_start"]
+    return next((events for end, events in DECIDED.items() if move.name.endswith(end)), [move.name])
+
+
 @pytest.mark.parametrize("plant", PLANTED)
 def test_what_is_planted_is_found(plant: str):
-    """Each broken part is found, by the property that it violates."""
+    """Each broken part is found, by the property that it violates; and each move on the way tells what was decided in it,
+    and nothing that was decided beside it."""
     failed = found(plant).failed
     assert failed is not None
     assert failed.violated is not None
     assert failed.violated.name == PLANTED[plant].violates
+    assert failed.trace
+    for move in failed.trace:
+        assert [name_of(decision.event) for decision in move.decisions] == decided_in(move)
+
+
+def test_a_refused_heartbeat_is_answered():
+    """Where signs of life are asked for, a hub may refuse them, and what that leaves behind is judged on the way."""
+    tiny = Bounds(rows=0, saves=0, attempts=1, refusals=0, lost=0, crashes=0)
+    failed = check({"tiny": tiny}, rig=PLANTED["a refused heartbeat is the last"].rig).failed
+    assert failed is not None
+    assert failed.violated is not None
+    assert "leaves heartbeat_out True, not False" in failed.violated.what
+    assert failed.trace[-1].name == "a heartbeat is refused"
 
 
 def test_a_search_ends_with_the_first_violation():
@@ -132,6 +172,24 @@ def test_several_processes_find_what_is_broken_here(monkeypatch):
     report = check(bounds, clock=VirtualClock(), processes=2)
     assert [search.name for search in report.searches] == ["only none"]
     assert report.failed is not None
+
+
+def search_or_wait(name: str, bound: Bounds, clock: Clock) -> proof.Search:
+    """As it is searched, but one search that never ends."""
+    if name == "for ever":
+        threading.Event().wait()
+    return proof._Searching(name, bound, Rig(decide=PLANTED["no opening"].rig.decide), clock).run()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="it is replaced here alone")
+def test_what_is_found_early_is_told_early(monkeypatch):
+    """Several processes begin with the smallest search as well, and what it finds ends the ones that run."""
+    monkeypatch.setattr(proof, "_search", search_or_wait)
+    bounds = dict.fromkeys(("smallest", "another", "for ever"), QUICK["only none"])
+    report = check(bounds, clock=VirtualClock(), processes=2)
+    assert [search.name for search in report.searches] == ["smallest"]
+    assert report.failed is not None
+    assert multiprocessing.active_children() == []
 
 
 def test_what_cannot_be_built_is_asked_outside_its_states():

@@ -191,6 +191,37 @@ def test_an_answer_that_asks_for_something_is_named() -> None:
     assert "S4" in [found.name for found in missaid(memory, decision._replace(actions=rows))]
 
 
+def test_a_refusal_that_names_other_words_is_named() -> None:
+    """S4: whoever says what is illegal hears the state, the event, and all that is legal there in the order of a run."""
+    memory = training()
+    decision = decide(memory, ev.TrainStart(AT))
+    refusal = decision.refusal
+    assert refusal is not None
+    assert refusal.illegal
+    assert list(missaid(memory, decision)) == []
+    for words in (
+        {"legal": refusal.legal[1:]},
+        {"legal": refusal.legal[::-1]},
+        {"legal": (*refusal.legal, "give_up")},
+        {"state": State.TIMING},
+        {"event": "train_end"},
+    ):
+        wrong = decision._replace(refusal=msgspec.structs.replace(refusal, **words))
+        assert [violation.name for violation in missaid(memory, wrong)] == ["S4"]
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_is_legal_is_told_in_every_state(state: State) -> None:
+    """S4: in no state the real refusals leave out what is legal, or name what is not."""
+    memory = msgspec.structs.replace(training(), state=state)
+    events = (RUN[0], RUN[1], RUN[2], RUN[3], ev.TrainEnd(AT), ev.GiveUp(AT, "no more"), ev.RetryRefused(AT))
+    decisions = [decide(memory, event) for event in events]
+    illegal = [d for d in decisions if d.refusal is not None and d.refusal.illegal]
+    assert illegal
+    for decision in illegal:
+        assert list(missaid(memory, decision)) == []
+
+
 @pytest.mark.parametrize("usage", [True, False])
 def test_a_note_of_usage_is_asked_for_alone(usage: bool) -> None:
     """S4: a validation asks for its note where usage is wanted, and for nothing else; without it for nothing."""
