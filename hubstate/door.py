@@ -16,6 +16,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from hubstate.actions import Decision, Memory, Refusal
@@ -49,8 +51,9 @@ class Door:
         self._wall = clock.wall()
         self._monotonic = clock.monotonic()
         self._listener = listener
-        self._lock = threading.Lock()
-        #: The thread that holds the lock for a `tell`, what a signal handler said meanwhile, and whether it closed.
+        #: A signal handler may come between taking the lock and saying by whom it is held: then it may take it too.
+        self._lock = threading.RLock()
+        #: The thread that is inside, what a signal handler said meanwhile, and whether it closed.
         self._teller: int | None = None
         self._meanwhile: deque[tuple[type[Event], tuple[Any, ...], dict[str, Any]]] = deque()
         self._close_afterwards = False
@@ -80,7 +83,7 @@ class Door:
         """
         if self._journal is None or os.getpid() != self._pid or self._broke_in():
             return None
-        with self._lock:
+        with self._inside():
             self._take_up()
             return None if self._waiting else (self._journal.end, self._memory)
 
@@ -103,9 +106,9 @@ class Door:
             event = kind(self.now(), *fields, **named)
             self._meanwhile.append((kind, fields, named))
             return self._not_mine(event, "said in the middle of another step; it follows that one")
-        with self._lock:
-            self._teller = threading.get_ident()
+        with self._lock:  # as `_inside`, spelt out, because it is asked for every row on the training thread
             try:
+                self._teller = threading.get_ident()
                 before, decision = self._step(kind, fields, named)
             finally:
                 self._teller = None
@@ -134,8 +137,20 @@ class Door:
         return before, decision
 
     def _broke_in(self) -> bool:
-        """Whether this is a signal handler in the middle of a `tell` of the same thread."""
-        return self._teller is not None and self._teller == threading.get_ident() and self._lock.locked()
+        """Whether this is a signal handler that broke into a step, or a writing, of the same thread."""
+        return self._teller == threading.get_ident()
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Alone with memory and journal; what a signal handler said meanwhile follows."""
+        with self._lock:
+            try:
+                self._teller = threading.get_ident()
+                yield
+            finally:
+                self._teller = None
+        if self._meanwhile or self._close_afterwards:
+            self._catch_up()
 
     def _catch_up(self) -> None:
         """Says what a signal handler said meanwhile, and closes if it closed."""
@@ -143,6 +158,7 @@ class Door:
             kind, fields, named = self._meanwhile.popleft()
             self.tell(kind, *fields, **named)
         if self._close_afterwards:
+            self._close_afterwards = False
             self.close()
 
     def look(self, kind: type[Event], /, *fields: Any, **named: Any) -> Decision:
@@ -153,7 +169,7 @@ class Door:
         """Tries to write what waits in memory, if anything does."""
         if os.getpid() != self._pid or self._broke_in():
             return
-        with self._lock:
+        with self._inside():
             self._take_up()
             if self._waiting:
                 self._drain()
@@ -183,7 +199,7 @@ class Door:
         if self._broke_in():
             self._close_afterwards = True
             return
-        with self._lock:
+        with self._inside():
             if self._closed:
                 return
             self._take_up()

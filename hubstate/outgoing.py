@@ -8,12 +8,12 @@ takes to begin.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from hubstate.actions import Decision, Memory, OpenSession, SendCheckpoint
 from hubstate.backlog import Posting
+from hubstate.bell import Bell
 from hubstate.clock import Clock
 from hubstate.hubs.base import Hub
 from hubstate.opening import Opened
@@ -50,7 +50,7 @@ class Outgoing:
         self._directory = directory
         self._posting: Posting | None = None
         self._threads = threads(self._make_posting, clock, sync=opened.sync)
-        self._changed = threading.Event()
+        self._changed = Bell()
 
     @property
     def failure(self) -> str:

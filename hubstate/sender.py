@@ -32,6 +32,7 @@ from hubstate.actions import (
     SendCheckpoint,
     SendRows,
 )
+from hubstate.bell import Bell
 from hubstate.clock import Clock
 from hubstate.errors import CheckpointMissing
 from hubstate.events import (
@@ -393,12 +394,12 @@ class SenderThreads:
         self._clock = clock
         self._sync = sync
         self._stopping = False
-        self._signals = {WORDS: threading.Event(), FILES: threading.Event()}
+        self._signals = {WORDS: Bell(), FILES: Bell()}
         self._threads: dict[str, threading.Thread] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may say something in the middle of a poke
         self._building = threading.Lock()
         self._syncing = threading.Lock()
-        self._hurry = threading.Event()
+        self._hurry = Bell()
         self._waiting = 0
         self._running = 0
         self._failures: dict[str, str] = {}
@@ -429,8 +430,6 @@ class SenderThreads:
         finally:
             with self._lock:
                 self._waiting -= 1
-                if not self._waiting and not self._stopping:
-                    self._hurry.clear()
 
     def stop(self, timeout: float) -> bool:
         """Asks the threads to stop after the parcel that is under way, and waits for that at most `timeout` s.
@@ -450,11 +449,9 @@ class SenderThreads:
         if lane in self._threads:
             return
         with self._lock:
-            if lane not in self._threads:
-                thread = threading.Thread(
-                    target=self._live, args=(lane,), name=f"hubstate-{lane}", daemon=True
-                )
-                self._threads[lane] = thread
+            thread = threading.Thread(target=self._live, args=(lane,), name=f"hubstate-{lane}", daemon=True)
+            # One step, for a handler may come to here while its thread is here already.
+            if self._threads.setdefault(lane, thread) is thread:
                 self._running += 1
                 try:
                     thread.start()
@@ -504,6 +501,10 @@ class SenderThreads:
 
     def _make_room(self, worked: float) -> None:
         """Leaves the interpreter to the training thread, in proportion to what a turn took of it (seconds)."""
+        with self._lock:
+            if self._waiting or self._stopping:
+                return
+            self._hurry.clear()
         self._clock.wait(self._hurry, min(LONGEST_REST, worked * (PARTS - 1)))
 
     def _keep(self) -> None:
