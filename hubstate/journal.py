@@ -19,6 +19,7 @@ open whether the line counts; `settle` looks.
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import os
@@ -668,8 +669,8 @@ def _refuse_other_format(text: bytes, name: str) -> None:
 def compress_closed(folder: Path, current: int) -> None:
     """Compresses every closed segment before `current`. Readers may go on reading meanwhile.
 
-    Another process may do the same at the same time: each makes a whole file of its own, and the last one stands.
-    Raises `StorageError` if the disk does not take it; nothing is lost then.
+    One that another living process is compressing is left to it. Raises `StorageError` if the disk does not take it;
+    nothing is lost then.
     """
     for number in segments(folder):
         plain = folder / _name(number)
@@ -677,18 +678,46 @@ def compress_closed(folder: Path, current: int) -> None:
             continue
         making = folder / f".{_name(number)}.{os.getpid()}.gz"
         try:
-            for left in folder.glob(f".{_name(number)}.*gz"):
-                left.unlink(missing_ok=True)  # by a process that died over it
+            if not all(_is_abandoned(left) for left in folder.glob(f".{_name(number)}.*gz")):
+                continue
             fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as made, plain.open("rb") as source:
-                with gzip.GzipFile(fileobj=made, mode="wb", compresslevel=6, filename="") as target:
-                    while block := source.read(1 << 20):
-                        target.write(block)
-                made.flush()
-                os.fsync(fd)
-            making.replace(f"{plain}.gz")
-            _sync_folder(folder)  # the new name before the old one goes
-            plain.unlink(missing_ok=True)
+            with os.fdopen(fd, "wb") as made:
+                _compress(plain, made, making)
         except OSError as error:
-            making.unlink(missing_ok=True)
             raise StorageError(f"cannot compress {plain}: {error.strerror}") from error
+
+
+def _is_abandoned(left: Path) -> bool:
+    """Whether whoever made this half-made file died over it; then it is removed. Raises `OSError`."""
+    try:
+        fd = os.open(left, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True  # it is whole by now, or somebody else removed it
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        left.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _compress(plain: Path, made: BinaryIO, making: Path) -> None:
+    """Fills the new file, which is named `making`, and puts it in the place of the plain one. Raises `OSError`."""
+    try:
+        # Held until the file has its name: the kernel lets go of it when the process dies, however it dies. (`lockf`,
+        # which tells who owns a session, would not tell two threads of one process apart.)
+        fcntl.flock(made.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with plain.open("rb") as source:
+            with gzip.GzipFile(fileobj=made, mode="wb", compresslevel=6, filename="") as target:
+                while block := source.read(1 << 20):
+                    target.write(block)
+            made.flush()
+            os.fsync(made.fileno())
+        making.replace(f"{plain}.gz")
+        _sync_folder(plain.parent)  # the new name before the old one goes
+        plain.unlink(missing_ok=True)
+    except OSError:
+        making.unlink(missing_ok=True)
+        raise

@@ -44,23 +44,42 @@ def closed(folder: Path) -> list[object]:
 # -- compressing -----------------------------------------------------------------------------------------
 
 
-def test_two_processes_may_compress_at_the_same_time(folder, monkeypatch):
-    """One that was let go of in the middle of it harms nothing: a whole file stands, and nothing half is left."""
+def test_a_segment_that_a_living_process_compresses_is_left_to_it(folder, monkeypatch):
+    """Whoever comes meanwhile removes no file that another is filling, and leaves that segment to it."""
     lines = closed(folder)
-    replace, others = Path.replace, []
+    fsync, seen = os.fsync, []
 
-    def overtaken(making, target):
-        if not others:
-            others.append(making)
-            monkeypatch.setattr(room.os, "getpid", lambda: 1)
-            compress_closed(folder, 2)
-        return replace(making, target)
+    def overtaken(fd):
+        fsync(fd)
+        if not seen:
+            seen.append(sorted(path.name for path in folder.iterdir()))
+            with monkeypatch.context() as patch:
+                patch.setattr(room.os, "getpid", lambda: 1)
+                compress_closed(folder, 2)
+            assert sorted(path.name for path in folder.iterdir()) == seen[0]
 
-    monkeypatch.setattr(Path, "replace", overtaken)
-    with pytest.raises(StorageError, match="cannot compress"):
-        compress_closed(folder, 2)
+    monkeypatch.setattr(room.os, "fsync", overtaken)
+    compress_closed(folder, 2)
+    assert len(seen[0]) == 2
     assert [path.name for path in folder.iterdir()] == ["journal-000001.jsonl.gz"]
     assert [entry.line for entry in read(folder)] == lines
+
+
+def test_a_half_made_file_that_vanishes_meanwhile_is_no_failure(folder, monkeypatch):
+    """Two processes may find the same half file of a dead one, and one of them is quicker to remove it."""
+    closed(folder)
+    half = folder / ".journal-000001.jsonl.77.gz"
+    half.write_bytes(b"half")
+    glob = Path.glob
+
+    def seen_too_late(where, pattern):
+        found = list(glob(where, pattern))
+        half.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", seen_too_late)
+    compress_closed(folder, 2)
+    assert [path.name for path in folder.iterdir()] == ["journal-000001.jsonl.gz"]
 
 
 def test_what_somebody_else_compressed_meanwhile_is_no_failure(folder, monkeypatch):
