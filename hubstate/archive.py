@@ -39,13 +39,18 @@ def files_of(folder: Path) -> list[tuple[str, Path]]:
     out of it or to another folder, a pipe, a device.
     """
     try:
-        root = folder.resolve(strict=True)
+        root = _real(folder)
         found = list(_walk(folder, root, ""))
     except OSError as error:
         raise CheckpointMissing(f"the checkpoint {folder} cannot be read: {error.strerror}") from error
     if not found:
         raise CheckpointMissing(f"the checkpoint {folder} is a folder without a file")
     return sorted(found)
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; `Path.resolve` would raise RuntimeError for links that lead to each other, and this `OSError`."""
+    return Path(os.path.realpath(path, strict=True))
 
 
 def _walk(folder: Path, root: Path, within: str) -> Iterator[tuple[str, Path]]:
@@ -58,7 +63,7 @@ def _walk(folder: Path, root: Path, within: str) -> Iterator[tuple[str, Path]]:
         for entry in entries:
             name, path = f"{within}{entry.name}", Path(entry.path)
             if entry.is_symlink():
-                target = path.resolve(strict=True)
+                target = _real(path)
                 if not target.is_relative_to(root) or not target.is_file():
                     raise CheckpointMissing(
                         f"the checkpoint {root} holds the link {name}, which leads out of it or to no file"

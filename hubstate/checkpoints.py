@@ -93,12 +93,19 @@ class Checkpoints:
     def save(self, path: Path, epoch: int, fitness: float | None, kind: CheckpointKind) -> Decision:
         """Tells the session of a saved file, and keeps a copy if the machine says so.
 
-        Raises `CheckpointMissing` if there is no such file or folder, or it is one that holds the session itself. A copy that cannot be had (a torn file, a full disk) is
-        journalled with its reason and ends no training.
+        Raises `CheckpointMissing` if there is no such file or folder, it cannot be looked at, or it is one that holds
+        the session itself. A copy that cannot be had (a torn file, a full disk) is journalled with its reason and ends
+        no training.
         """
         # NaN and infinities say nothing about which one is better.
         fitness = fitness if fitness is not None and isfinite(fitness) else None
-        path = path.absolute()
+        try:
+            path = path.absolute()
+        except OSError as error:
+            raise CheckpointMissing(
+                f"the checkpoint {path} cannot be found, because the working directory is gone ({error.strerror}): "
+                "save it by its absolute path"
+            ) from error
         with self._lock:
             if self._snapshots.holds_itself(path):
                 raise CheckpointMissing(

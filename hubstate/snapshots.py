@@ -42,7 +42,8 @@ class Stat(NamedTuple):
 def look(path: Path) -> Stat:
     """The state of a checkpoint: of a file, or of all files in a folder.
 
-    Raises `CheckpointMissing` if it is not there, is neither of both, or is a folder that cannot be kept.
+    Raises `CheckpointMissing` if it is not there, cannot be looked at, is neither of both, or is a folder that cannot be
+    kept; also for a path that no file can have.
     """
     try:
         if path.is_dir():
@@ -51,8 +52,10 @@ def look(path: Path) -> Stat:
             stats = [path.stat()]
             if not path.is_file():
                 raise CheckpointMissing(f"the checkpoint {path} is neither a file nor a folder")
-    except OSError as error:
-        raise CheckpointMissing(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+    except CheckpointMissing:  # it is a ValueError itself
+        raise
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     return Stat(sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))
 
 
@@ -84,8 +87,14 @@ class Snapshots:
         self._unsynced: deque[str] = deque()
 
     def holds_itself(self, source: Path) -> bool:
-        """Whether `source` is a folder that these snapshots lie in: no copy of it could ever be whole."""
-        return source.is_dir() and self._folder.resolve().is_relative_to(source.resolve())
+        """Whether `source` is a folder that these snapshots lie in: no copy of it could ever be whole.
+
+        Raises `CheckpointMissing` if it cannot be looked at.
+        """
+        try:
+            return source.is_dir() and self._folder.resolve().is_relative_to(source.resolve())
+        except OSError as error:
+            raise _unreadable(source, error) from error
 
     def path(self, name: str) -> Path:
         """Where the snapshot `name` lies."""
@@ -205,6 +214,14 @@ class Snapshots:
                     self.put_off((file.name,))
         except OSError as error:
             raise StorageError(f"cannot tidy up the snapshots in {self._folder}: {error.strerror}") from error
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointMissing:
+    if isinstance(error, OSError):
+        return CheckpointMissing(f"the checkpoint {path} cannot be read: {error.strerror or error}")
+    return CheckpointMissing(
+        f"the checkpoint {str(path)!r} cannot be read: no file has such a path ({error})"
+    )
 
 
 def _remove(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
 import shutil
 import zipfile
@@ -85,6 +87,68 @@ def test_a_torn_archive_is_journalled_and_not_kept() -> None:
     assert kept(session) == {"best": "whole"}
     session.close()
     assert "half a zip archive" in (folder(session) / "journal-000001.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x" * 300, "File name too long"),
+        ("nul\0.pt", r"no file has such a path \(embedded null byte\)"),
+        ("lone\ud800.pt", "no file has such a path"),
+        ("loop.pt", "symbolic links"),
+        ("last.pt/file", "Not a directory"),
+        ("folder", "symbolic links"),
+    ],
+    ids=["long", "nul", "surrogate", "loop", "below a file", "loop inside"],
+)
+def test_a_path_that_cannot_be_looked_at_is_a_missing_checkpoint(name: str, words: str) -> None:
+    """What the system says of a path never reaches the training raw, and the session trains on."""
+    write("weights")
+    Path("loop.pt").symlink_to("loop.pt")
+    Path("folder").mkdir()
+    Path("folder/loop.pt").symlink_to("loop.pt")
+    session = hubstate.start("digits")
+    with pytest.raises(CheckpointMissing, match=words):
+        session.save(name)
+    session.save("last.pt", fitness=0.5)
+    assert kept(session) == {"best": "weights"}
+    session.close()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_missing_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A path below somebody else's folder is refused as one that cannot be read."""
+    stat = Path.stat
+
+    def forbidden(path: Path, **how: bool) -> os.stat_result:
+        if path.name == "theirs.pt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **how)
+
+    session = hubstate.start("digits")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", forbidden)
+        with pytest.raises(CheckpointMissing, match=r"theirs\.pt cannot be read: Permission denied"):
+            session.save("theirs.pt")
+    session.close()
+
+
+def test_a_working_directory_that_is_gone_names_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path leads nowhere then, which is told; an absolute one serves."""
+    session = hubstate.start("digits")
+    path = write("weights").absolute()
+    (tmp_path / "gone").mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(CheckpointMissing, match="working directory is gone.*absolute path"):
+            session.save("last.pt")
+        session.save(path, fitness=0.5)
+    assert kept(session) == {"best": "weights"}
+    session.close()
 
 
 def test_a_copy_that_finds_no_room_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
