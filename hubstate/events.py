@@ -65,7 +65,8 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
 
     `wanted`: a hub or a journal is wanted (the mode is not off). `main`: this is the main process (rank -1 or
     0). `already_open`: the caller has a session open for this trainer. `first_epoch` (0-based) is the caller's
-    count, because only it can look whether a checkpoint is still whole. Intervals in seconds.
+    count, because only it can look whether a checkpoint is still whole. Intervals in seconds. `address`: the hub that
+    is wanted, for whoever delivers what a dead process left before any hub acknowledged it; no decision asks for it.
     """
 
     session: str = ""
@@ -80,6 +81,7 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
     tags: tuple[str, ...] = ()
     config: dict[str, Any] = {}
     hub: bool = True
+    address: str | None = None
     metrics_interval: float = 3.0
     checkpoint_interval: float = 900.0
     heartbeat_interval: float = 300.0
@@ -90,7 +92,8 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
         _count("first_epoch", self.first_epoch)
         if self.epochs is not None:
             _count("epochs", self.epochs)
-        _texts(self, "name", *(name for name in ("project", "group") if getattr(self, name) is not None))
+        given = (name for name in ("project", "group", "address") if getattr(self, name) is not None)
+        _texts(self, "name", *given)
 
 
 class PretrainRoutineEnd(Event, frozen=True, tag="pretrain_routine_end"):

@@ -58,6 +58,7 @@ __all__ = [
     "recover",
     "segments",
     "text_at",
+    "wanted_hub",
 ]
 
 FORMAT = 1
@@ -512,6 +513,20 @@ def _recover_from(folder: Path, first: int, newest: int) -> tuple[Recovery | Non
                 n = step.n
     found = None if memory is None else Recovery(memory, n, newest, check, tuple(damages))
     return found, tuple(damages)
+
+
+def wanted_hub(folder: Path) -> str | None:
+    """The address of the hub that the newest attempt in `folder` was begun for; None if for none, or it is not told.
+
+    Raises `StorageError` if a segment cannot be read.
+    """
+    for number in reversed(segments(folder)):
+        for entry in read(folder, Position(number)):
+            if entry.position.segment != number:
+                break
+            if isinstance(entry.line, Step) and isinstance(entry.line.event, events.PretrainRoutineStart):
+                return entry.line.event.address
+    return None
 
 
 def check_of(line: Head | Step, before: str) -> str:

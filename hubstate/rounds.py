@@ -15,8 +15,9 @@ from typing import Self
 from hubstate import settings
 from hubstate.actions import Memory
 from hubstate.clock import Clock
-from hubstate.errors import HubError, HubRefused, HubstateError
+from hubstate.errors import HubError, HubRefused, HubstateError, SessionBusy
 from hubstate.hubs.base import Hub
+from hubstate.journal import wanted_hub
 from hubstate.opening import leftovers, peek
 from hubstate.overview import Overview, Unreadable
 from hubstate.settings import Settings
@@ -63,7 +64,8 @@ class Round:
         self._hubs: dict[str, Hub | HubError] = {}
         #: The folders that something waited in, or that were asked for by name.
         self.visited: list[Path] = []
-        #: Whether a session could not be looked after: owned by a living process, unreadable, or without a hub.
+        #: Whether a session could not be looked after: unreadable, or without a hub. One that a living process has open
+        #: is left to it: whether something waits in it still, a look at what was visited tells.
         self.left_alone = False
         #: Whether a hub refused the credentials.
         self.credentials_refused = False
@@ -81,12 +83,14 @@ class Round:
             self._tidy(seen, label)
             return
         if seen.owner is not None:
-            who = f"process {seen.owner}" if seen.owner else "a process on another machine"
-            self._leave(seen, f"{label} is owned by {who}, which lives and delivers it itself")
+            self._leave_to_owner(seen, label)
             return
         self.visited.append(seen.folder)
         try:
             self._settle(seen)
+        except SessionBusy as failure:
+            # Whoever has it may be delivering it: the caller looks once more, and then nothing waits, or something does.
+            self._say(f"{label}: {failure}; it is left to it")
         except HubstateError as failure:
             self.left_alone = True
             self._say(f"{label}: {failure}")
@@ -108,6 +112,15 @@ class Round:
         self.visited.append(seen.folder)
         self.left_alone = True
         self._say(why)
+
+    def _leave_to_owner(self, seen: Overview, label: str) -> None:
+        """Leaves a session to whoever has it open: a training, or a process that delivers it just now.
+
+        What is left of it when the caller looks once more tells whether something waits still, and is no end of this round.
+        """
+        who = f"process {seen.owner}" if seen.owner else "a process on another machine"
+        self.visited.append(seen.folder)
+        self._say(f"{label}: {who} has it open just now; it is left to it")
 
     def _tidy(self, seen: Overview, label: str) -> None:
         """Removes what a death left of a session of which nothing waits. That it cannot go is said, and hinders nothing."""
@@ -133,7 +146,9 @@ class Round:
             )
         if not waiting:
             return
-        address = hub_for(seen.hub, self._wanted, self._found.hub)
+        # No hub acknowledged it yet, and none is set here: then it is for the one that its training was begun for.
+        begun_for = None if seen.hub or self._wanted or self._found.hub else wanted_hub(seen.folder)
+        address = hub_for(seen.hub, self._wanted, self._found.hub or begun_for)
         hub = self._hub(address)
         remainder = Remainder(seen.folder, hub, self._clock, self._chance)
         try:

@@ -501,6 +501,7 @@ class Session:
             tags=wish.tags,
             config=wish.config,
             hub=self._hub_address is not None,
+            address=self._hub_address,
             metrics_interval=limits.metrics,
             checkpoint_interval=limits.checkpoint,
             heartbeat_interval=limits.heartbeat,

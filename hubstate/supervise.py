@@ -364,8 +364,8 @@ def _deliver(folders: Sequence[Path], found: Settings, work: Round, timeout: flo
 def _deliver_one(folder: Path, found: Settings, work: Round, say: Say) -> None:
     try:
         memory = peek(folder).memory
-        if memory.hub or (memory.hub_wanted and found.hub and found.mode == "on"):
-            work.visit(look(folder))
+        if memory.hub or (memory.hub_wanted and found.mode == "on"):
+            work.visit(look(folder))  # where there is no hub to be found, it says how to name one
     except StorageError as failure:
         say(f"{folder.name}: {failure}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import OFFLINE, FakeHub
 from journals import DAMAGED
+from loopback import refused_port
 
 import hubstate
 from hubstate import Outcome, State, overview, settings
@@ -17,9 +18,10 @@ from hubstate.actions import Memory
 from hubstate.clock import VirtualClock
 from hubstate.errors import HubRefused, HubUnreachable, UsageError
 from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, News, Reply
+from hubstate.journal import wanted_hub
 from hubstate.opening import needed_snapshots, peek
 from hubstate.rounds import Round
-from hubstate.sync import asked, give_up, hub_for
+from hubstate.sync import Remainder, asked, deliver, give_up, hub_for
 
 REJECTED = Delayed("credentials_rejected", "no such key", 401)
 
@@ -160,17 +162,37 @@ def fails(*_arguments, **_named):
 
 
 def test_a_living_owner_is_left_alone_and_named():
-    """What a living process owns is left to it, and the process is named."""
+    """What a living process has open, whatever it does with it, is left to it, and the process is named."""
     session = hubstate.start("digits")
     session.log({"loss": 1.0})
+    folder = Path(".hubstate") / session.id
     world = World()
     try:
-        world.visit(Path(".hubstate") / session.id)
+        world.visit(folder)
+        assert overview.look(folder).unsettled
     finally:
         session.close()
-    assert world.round.left_alone
-    assert "is owned by process" in world.said[0]
-    assert world.opened == []
+    assert "has it open just now; it is left to it" in world.said[0]
+    assert (world.opened, world.round.visited) == ([], [folder])
+
+
+@pytest.mark.parametrize("seen_first", [True, False])
+def test_what_somebody_else_delivers_meanwhile_hinders_no_round(seen_first):
+    """Two rounds at once: who finds a session open leaves it, and what was left alone is all that another look finds."""
+    folder = trained()
+    seen = overview.look(folder)
+    other, world = World(), World()
+    remainder = Remainder(folder, other.hub, VirtualClock(1_900_000_000.0), random.Random(1))
+    try:
+        with world.round:
+            world.round.visit(overview.look(folder) if seen_first else seen)
+        deliver(remainder, VirtualClock(1_900_000_000.0))
+    finally:
+        remainder.close()
+    (said,) = world.said
+    assert said.endswith("; it is left to it")
+    assert (world.round.left_alone, world.round.visited) == (False, [folder])
+    assert overview.look(folder).unsettled == 0
 
 
 @DAMAGED
@@ -279,6 +301,37 @@ def test_a_session_without_a_hub_says_how_to_name_one():
     world.visit(trained())
     assert world.round.left_alone
     assert "--hub URL" in world.said[0]
+
+
+def begun_for(address: str) -> Path:
+    """A session that named its hub itself, and of which no hub acknowledged anything yet."""
+    session = hubstate.start("digits", hub=address)
+    session.log({"loss": 1.0})
+    session.close()
+    return Path(".hubstate").absolute() / session.id
+
+
+@pytest.mark.parametrize(("named", "chosen"), [(None, 0), ("http://hub.test", 1)])
+def test_a_hub_that_only_the_training_named_is_not_forgotten(named, chosen):
+    """Killed before the first acknowledgement, a session goes to the hub it was begun for, unless one is named now."""
+    address = f"http://127.0.0.1:{refused_port()}"
+    folder = begun_for(address)
+    world = World(hub=named)
+    world.visit(folder)
+    assert world.opened == [((address, "http://hub.test")[chosen], None)]
+    assert overview.look(folder).receipt.rows_delivered == 1
+
+
+def test_the_newest_attempt_tells_the_hub():
+    """Who goes on without a hub wants none any more: what the attempt before was begun for does not count."""
+    address = f"http://127.0.0.1:{refused_port()}"
+    folder = begun_for(address)
+    assert wanted_hub(folder) == address
+    hubstate.start("digits", resume=folder.name, mode="offline").close()
+    assert wanted_hub(folder) is None
+    world = World(hub=None)
+    world.visit(folder)
+    assert (world.opened, world.round.left_alone) == ([], True)
 
 
 @pytest.mark.parametrize(

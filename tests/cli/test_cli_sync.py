@@ -112,7 +112,7 @@ def test_a_living_process_keeps_its_session(hub):
     try:
         for arguments in ([], [session.id]):
             ended = run("sync", *arguments, "--hub", hub.url, code=1)
-            assert f"is owned by process {os.getpid()}, which lives" in ended.stderr
+            assert f"process {os.getpid()} has it open just now; it is left to it" in ended.stderr
     finally:
         session.close()
 
