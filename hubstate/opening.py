@@ -17,8 +17,9 @@ from hubstate.actions import Memory, SendCheckpoint
 from hubstate.clock import Clock
 from hubstate.door import Door, Listener
 from hubstate.errors import SessionNotFound, StorageError
+from hubstate.events import PretrainRoutineStart
 from hubstate.index import sessions_in
-from hubstate.journal import Journal, Recovery, recover
+from hubstate.journal import Head, Journal, Position, Recovery, Step, read, recover, segments
 from hubstate.outbox import Outbox
 from hubstate.ownership import Ownership, owner_of
 from hubstate.projection import discard, place_of
@@ -252,14 +253,39 @@ def find(directory: Path, session: str) -> Path:
 
 
 def newest_of(directory: Path, name: str) -> Iterator[Peek]:
-    """The sessions of one name in a directory, newest first. One that cannot be read is skipped."""
+    """The sessions of one name in a directory, newest first. One that cannot be read is skipped.
+
+    Whoever begins a training waits for it, so of those with another name no more is read than tells that.
+    """
     for folder in reversed(list(sessions_in(directory))):
         try:
+            if _name_of(folder) not in (name, None):
+                continue
             seen = peek(folder)
         except StorageError:
             continue  # `status` and `doctor` name it
         if seen.memory.name == name:
             yield seen
+
+
+def _name_of(folder: Path) -> str | None:
+    """The name of a session by the first lines of its newest segment; None where they do not tell.
+
+    An attempt is named by what opens it, out of `idle`, and nothing leads back there. Raises `StorageError`.
+    """
+    numbers = segments(folder)
+    name: str | None = None
+    for entry in read(folder, Position(numbers[-1])) if numbers else ():
+        match entry.line:
+            case Head() as head:
+                name = head.memory.name
+            case Step() as step:
+                if step.target is not State.IDLE:
+                    opens = step.event if isinstance(step.event, PretrainRoutineStart) else None
+                    return name if opens is None or step.source is not State.IDLE else opens.name or name
+            case _:
+                return None
+    return name
 
 
 def is_usable(directory: Path) -> bool:

@@ -297,6 +297,55 @@ def test_a_session_is_found_by_its_id_or_as_the_newest_of_its_name(tmp_path, clo
             find(tmp_path, nobody)
 
 
+def test_of_a_session_with_another_name_only_the_beginning_is_read(tmp_path, clock, monkeypatch):
+    """Whoever begins a training waits for the search: a long journal of another name costs a few lines, and no more."""
+    long = made(tmp_path, FIRST, clock, "other")
+    long.door.tell(ev.PretrainRoutineEnd)
+    long.door.tell(ev.TrainStart)
+    for epoch in range(50):
+        long.door.tell(ev.FitEpochEnd, epoch, {"loss": 1.0})
+    long.close()
+    made(tmp_path, SECOND, clock).close()
+    read, lines, recovered = journal.read, [], []
+
+    def counted(*arguments):
+        for entry in read(*arguments):
+            lines.append(entry)
+            yield entry
+
+    monkeypatch.setattr(room, "read", counted)
+    monkeypatch.setattr(room, "recover", lambda folder: recovered.append(folder) or journal.recover(folder))
+    assert list(room.newest_of(tmp_path, "nobody")) == []
+    assert (len(lines) <= 6, recovered) == (True, [])
+    assert [seen.folder.name for seen in room.newest_of(tmp_path, "other")] == [FIRST]
+    assert recovered == [tmp_path / FIRST]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("letters", "letters"), ("", "digits")])
+def test_a_session_has_the_name_of_its_newest_attempt(tmp_path, clock, name, expected):
+    """What opens an attempt names it, else it keeps its name; so does a session that was only opened since."""
+    made(tmp_path, FIRST, clock).close()
+    again = begin_attempt(tmp_path / FIRST, clock, deaf)
+    again.door.tell(ev.PretrainRoutineStart, session=FIRST, name="nobody", wanted=False)
+    again.door.tell(ev.ValStart)
+    again.door.tell(ev.PretrainRoutineStart, session=FIRST, name=name)
+    again.close()
+    others = {"letters", "digits", "nobody"} - {expected}
+    for _ in range(2):
+        assert [seen.memory.name for seen in room.newest_of(tmp_path, expected)] == [expected]
+        assert [seen for other in others for seen in room.newest_of(tmp_path, other)] == []
+        reopen(tmp_path / FIRST, clock, deaf).close()
+
+
+@DAMAGED
+def test_a_name_that_the_first_lines_do_not_tell_is_looked_for_in_earlier_ones(tmp_path, clock):
+    """Where the newest segment lost its head, the one before it tells of whom it is."""
+    made(tmp_path, FIRST, clock).close()
+    reopen(tmp_path / FIRST, clock, deaf).close()
+    (tmp_path / FIRST / "journal-000002.jsonl").write_bytes(b"damaged\n")
+    assert [seen.folder.name for seen in room.newest_of(tmp_path, "digits")] == [FIRST]
+
+
 def test_whether_sessions_can_be_kept_somewhere(tmp_path, monkeypatch):
     """A place that does not exist yet is judged by the folder that it would be made in."""
     assert room.is_usable(tmp_path / "a" / "b")
