@@ -32,7 +32,7 @@ from hubstate.server.admission import Visit, admit
 from hubstate.server.answers import Answer as Told
 from hubstate.server.answers import Caller, Problem
 from hubstate.server.store import Store
-from hubstate.server.uploads import Receiver
+from hubstate.server.uploads import Receiver, digest_of_header
 
 __all__ = ["ADDRESS", "PATIENCE", "WEATHERS", "Arrival", "House", "Network", "Request", "SimulatedHub"]
 
@@ -175,7 +175,8 @@ class House:
     def _take(
         self, request: Request, caller: Caller, model: str, headers: Mapping[str, str], now: float
     ) -> Told:
-        known = calls.upload_may_come(self.store, caller, model, len(request.body), now)
+        promised = digest_of_header(headers.get("repr-digest", "")) or ""
+        known = calls.upload_may_come(self.store, caller, model, len(request.body), promised, now)
         if known is not None:
             return known
         receiver = Receiver(self.store.incoming, headers["content-type"], self.store.upload_limit)
@@ -199,10 +200,10 @@ class House:
         uploads = self.store.resumables
         if upload is None:
             length = int(headers["upload-length"])
-            known = calls.upload_may_come(self.store, caller, model, length, now)
+            sha256 = base64.b64decode(headers["upload-metadata"].removeprefix("sha256 ")).decode()
+            known = calls.upload_may_come(self.store, caller, model, length, sha256, now)
             if known is not None:
                 return known
-            sha256 = base64.b64decode(headers["upload-metadata"].removeprefix("sha256 ")).decode()
             name = uploads.make(caller.owner, model, key=caller.key, length=length, sha256=sha256, now=now)
             return Told({"success": True}, 201, {"Location": f"{ADDRESS}{request.path}/{name}"})
         if request.method == "HEAD":

@@ -25,7 +25,7 @@ from hubstate.server.checkpoints import ending_of
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
 from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, read_body, respond
 from hubstate.server.store import Store
-from hubstate.server.uploads import Received, Receiver
+from hubstate.server.uploads import Received, Receiver, digest_of_header
 
 __all__ = ["build"]
 
@@ -117,7 +117,10 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
             caller = await caller_of(request, wiring)
             declared = request.headers.get("content-length", "")
             length = int(declared[:20]) if declared.isascii() and declared.isdigit() else None
-            known = await run_in_threadpool(calls.upload_may_come, store, caller, model, length, wall())
+            sha256 = digest_of_header(request.headers.get("repr-digest", "")) or ""
+            known = await run_in_threadpool(
+                calls.upload_may_come, store, caller, model, length, sha256, wall()
+            )
             if known is not None:
                 await drain(stream, store.upload_limit)
                 return respond(known)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from hubstate.server import rows as rows_room
@@ -52,7 +52,7 @@ def open_model(store: Store, caller: Caller, body: bytes, now: float) -> Answer:
             model = sessions.create_foreign(connection, caller.owner, asked, now)
             return model, {"id": model}
 
-        return sessions.once(store, caller, now, effect)
+        return sessions.once(store, caller, sessions.digest_of(body), now, effect)
     opening = converted(own, Opening)
     if not _ID.fullmatch(opening.id):
         raise Problem(422, "invalid", "an id is 1 to 64 letters, digits, '-' or '_'; choose another one")
@@ -78,7 +78,7 @@ def open_model(store: Store, caller: Caller, body: bytes, now: float) -> Answer:
         )
         return opening.id, {"id": opening.id}
 
-    return sessions.once(store, caller, now, effect_own)
+    return sessions.once(store, caller, sessions.digest_of(body), now, effect_own)
 
 
 # -- rows ------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def post_rows(store: Store, caller: Caller, model: str, body: bytes, now: float)
         _note_progress(connection, session, new, now)
         return model, {"rows": len(new)}
 
-    return sessions.once(store, caller, now, effect)
+    return sessions.once(store, caller, sessions.digest_of(body), now, effect)
 
 
 def _own_rows(asked: dict[str, Any], attempt: int) -> list[rows_room.RowIn]:
@@ -137,11 +137,13 @@ def _note_progress(connection: Connection, session: Any, new: list[rows_room.Row
 
 
 def upload_may_come(
-    store: Store, caller: Caller, model: str, length: int | None, now: float
+    store: Store, caller: Caller, model: str, length: int | None, sha256: str, now: float
 ) -> Answer | None:
     """Asked before the body is read: the answer, if this upload is here already; else None.
 
-    Raises `Problem` 404 for no such session, 413 for a body that says it is too long.
+    `sha256`: which digest (hex) its file is said to have; without it only the body tells whether it is the same one.
+    Raises `Problem` 404 for no such session, 413 for a body that says it is too long, and 409 if another file is here
+    under the caller's key.
     """
     with store.database.reading() as connection:
         session = sessions.find(connection, model, caller.owner)
@@ -152,15 +154,14 @@ def upload_may_come(
                 f"an upload may have at most {store.upload_limit} bytes here",
                 sessions.news(session, caller.base),
             )
-        answers = schema.answers
-        query = select(answers.c.data).where(answers.c.owner == caller.owner, answers.c.key == caller.key)
-        if not caller.key or connection.execute(query).one_or_none() is None:
+        first = sessions.remembered(connection, caller, sha256)
+        if first is None or (first.digest is not None and not sha256):
             return None
 
     def effect(_connection: Connection) -> tuple[str, Any]:
         raise Problem(409, "changed", "the session was removed just now: send it again")
 
-    return sessions.once(store, caller, now, effect)
+    return sessions.once(store, caller, sha256, now, effect)
 
 
 def take_upload(
@@ -168,13 +169,15 @@ def take_upload(
 ) -> Answer:
     """`POST /v1/models/{id}/upload`, once the whole body is here. `digest`: the header `Repr-Digest`, or empty.
 
-    Raises `Problem` 422 `digest_mismatch` for bytes that are not those that were sent; nothing is kept then.
+    Raises `Problem` 422 `digest_mismatch` for bytes that are not those that were sent, and 409 `key_reused` for others
+    than those that came under this key before; nothing is kept then.
     """
     gone: list[Path] = []
+    announced = (received.fields.get("sha256", "").lower() or None, digest_of_header(digest))
 
     def effect(connection: Connection) -> tuple[str, Any]:
         session = sessions.find(connection, model, caller.owner)
-        promised = {received.fields.get("sha256", "").lower() or None, digest_of_header(digest)} - {None}
+        promised = {*announced} - {None}
         if promised - {received.sha256}:
             raise Problem(
                 422,
@@ -194,7 +197,9 @@ def take_upload(
         data = {"kind": where.kinds[0], "size": received.size, "sha256": received.sha256, "kept": kept}
         return model, data
 
-    answer = sessions.once(store, caller, now, effect)
+    # Bytes that were spoilt on their way are no other file than the one that was announced.
+    sha256 = announced[0] or announced[1] or received.sha256
+    answer = sessions.once(store, caller, sha256, now, effect)
     for file in gone:
         file.unlink(missing_ok=True)
     return answer
@@ -206,18 +211,18 @@ def take_resumed(store: Store, caller: Caller, model: str, upload: str, body: by
     Raises as `take_upload` does, `Problem` 404 for no such upload, and 409 for one that is not whole.
     """
     fields = decoded(body, dict[str, str])
-    known = upload_may_come(store, caller, model, None, now)
-    if known is not None:
-        store.resumables.forget_of(upload, caller.owner, model)
-        return known
-    whole = store.resumables.whole(upload, caller.owner, model)
-    fields = {**fields, "sha256": fields.get("sha256", "") or whole.promised}
-    received = Received(fields, fields.get("name", ""), whole.path, whole.size, whole.sha256)
     try:
+        answer = upload_may_come(store, caller, model, None, fields.get("sha256", "").lower(), now)
+        if answer is not None:
+            store.resumables.forget_of(upload, caller.owner, model)
+            return answer
+        whole = store.resumables.whole(upload, caller.owner, model)
+        fields = {**fields, "sha256": fields.get("sha256", "") or whole.promised}
+        received = Received(fields, fields.get("name", ""), whole.path, whole.size, whole.sha256)
         answer = take_upload(store, caller, model, received, "", now)
     except Problem as problem:
-        if problem.short == "digest_mismatch":
-            store.resumables.forget(upload)  # what is wrong in it stays wrong
+        if problem.short in ("digest_mismatch", "key_reused"):
+            store.resumables.forget_of(upload, caller.owner, model)  # what is wrong in it stays wrong
         raise
     store.resumables.forget(upload)
     return answer
@@ -260,7 +265,7 @@ def end_model(store: Store, caller: Caller, model: str, body: bytes, now: float)
         sessions.end(connection, session, said.attempt, values, now)
         return model, {"id": model}
 
-    return sessions.once(store, caller, now, effect)
+    return sessions.once(store, caller, sessions.digest_of(body), now, effect)
 
 
 def post_steps(store: Store, caller: Caller, model: str, body: bytes, now: float) -> Answer:
@@ -279,7 +284,7 @@ def post_steps(store: Store, caller: Caller, model: str, body: bytes, now: float
             connection.execute(insert_or(schema.steps).on_conflict_do_nothing(), values)
         return model, {"steps": len(values)}
 
-    return sessions.once(store, caller, now, effect)
+    return sessions.once(store, caller, sessions.digest_of(body), now, effect)
 
 
 def post_usage(store: Store, caller: Caller, model: str, body: bytes, now: float) -> Answer:
@@ -293,4 +298,4 @@ def post_usage(store: Store, caller: Caller, model: str, body: bytes, now: float
         )
         return model, {"id": model}
 
-    return sessions.once(store, caller, now, effect)
+    return sessions.once(store, caller, sessions.digest_of(body), now, effect)

@@ -96,7 +96,7 @@ def patch_model(store: Store, caller: Caller, model: str, body: bytes, now: floa
         connection.execute(update(schema.sessions).where(schema.sessions.c.id == model).values(**values))
         return model, {"id": model}
 
-    return sessions.once(store, caller, now, effect, contact=False)
+    return sessions.once(store, caller, sessions.digest_of(body), now, effect, contact=False)
 
 
 def delete_model(store: Store, caller: Caller, model: str, *, hard: bool, now: float) -> Answer:

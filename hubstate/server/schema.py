@@ -139,7 +139,8 @@ checkpoints = Table(
     Column("at", Float, nullable=False),
 )
 
-#: The first answer to each idempotency key of an owner.
+#: The first answer to each idempotency key of an owner. `digest`: the SHA-256 (hex) of the body that it answered, of an
+#: upload that of its file (new in version 2; NULL before, when nobody looked).
 answers = Table(
     "answers",
     metadata,
@@ -148,6 +149,7 @@ answers = Table(
     Column("session", String, nullable=False, index=True),
     Column("data", JSON, nullable=False),
     Column("at", Float, nullable=False),
+    Column("digest", String),
 )
 
 steps = Table(
@@ -213,6 +215,7 @@ class Database:
                 )
             if version == 1:
                 connection.exec_driver_sql("ALTER TABLE sessions ADD COLUMN epoch_at FLOAT")
+                connection.exec_driver_sql("ALTER TABLE answers ADD COLUMN digest VARCHAR")
             if version < VERSION:
                 metadata.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")

@@ -9,11 +9,12 @@ that ended stays ended, whatever arrives later.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, Row, RowMapping, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from hubstate.server.answers import Answer, Caller, Problem
@@ -27,6 +28,7 @@ __all__ = [
     "announce",
     "change",
     "create_foreign",
+    "digest_of",
     "end",
     "final_stored",
     "find",
@@ -38,6 +40,7 @@ __all__ = [
     "note_problem",
     "once",
     "outcome_of",
+    "remembered",
     "still_since",
     "touch",
 ]
@@ -49,6 +52,12 @@ STILL = 900.0
 _LIVE = frozenset(state.value for state in LIVE_STATES)
 _TERMINAL = frozenset(state.value for state in TERMINAL_STATES)
 _BEFORE_TRAINING = frozenset({State.IDLE.value, State.SESSION_CREATED.value, State.TIMING.value})
+
+#: What to do about a key that came with another body before. A client shows at most 300 characters.
+_KEY_REUSED = (
+    "this Idempotency-Key came before with another body: another process went on with this session as the same attempt. "
+    "Nothing of this was taken. Begin a new session for what comes now; `hubstate export` takes out what is kept where it ran"
+)
 
 #: Does its work within the transaction; gives the session's id and the answer's data.
 Effect = Callable[[Connection], tuple[str, Any]]
@@ -113,28 +122,47 @@ def about(session: RowMapping, caller: Caller, data: Any) -> Answer:
 # -- the first answer, again -----------------------------------------------------------------------------
 
 
-def once(store: Store, caller: Caller, now: float, effect: Effect, *, contact: bool = True) -> Answer:
+def digest_of(body: bytes) -> str:
+    """The SHA-256 (hex) of a body: what tells a repeat of a request from another one under its key."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def remembered(connection: Connection, caller: Caller, digest: str) -> Row[Any, Any, Any] | None:
+    """The session, the data and the digest of the first answer under the caller's key; None if there is none.
+
+    Raises `Problem` 409 if another body than that of `digest` was answered; an empty `digest` is not compared.
+    """
+    if not caller.key:
+        return None
+    query = select(answers.c.session, answers.c.data, answers.c.digest)
+    mine = query.where(answers.c.owner == caller.owner, answers.c.key == caller.key)
+    first = connection.execute(mine).one_or_none()
+    if first is not None and first.digest is not None and digest and first.digest != digest:
+        session = _any(connection, first.session)
+        raise Problem(409, "key_reused", _KEY_REUSED, None if session is None else news(session, caller.base))
+    return first
+
+
+def once(
+    store: Store, caller: Caller, digest: str, now: float, effect: Effect, *, contact: bool = True
+) -> Answer:
     """Answers a write: does it, or, if its idempotency key was seen before, gives the first answer again.
 
     The effect and the remembered answer are one transaction. Only what was done is remembered; a refusal is not.
+    `digest`: of the body, or of the file. Two processes that went on with one session give different things the same
+    key, so one that comes again with another body is refused: raises `Problem` 409.
     `contact`: the write is a sign of life of the training, not of a person who looks after it.
     """
     with store.database.writing() as connection:
-        remembered = None
-        if caller.key:
-            remembered = connection.execute(
-                select(answers.c.session, answers.c.data).where(
-                    answers.c.owner == caller.owner, answers.c.key == caller.key
-                )
-            ).one_or_none()
-        if remembered is not None:
-            model, data = remembered
+        first = remembered(connection, caller, digest)
+        if first is not None:
+            model, data = first.session, first.data
         else:
             model, data = effect(connection)
             if caller.key:
                 connection.execute(
                     insert(answers).values(
-                        owner=caller.owner, key=caller.key, session=model, data=data, at=now
+                        owner=caller.owner, key=caller.key, session=model, data=data, at=now, digest=digest
                     )
                 )
         if contact:
@@ -143,7 +171,7 @@ def once(store: Store, caller: Caller, now: float, effect: Effect, *, contact: b
         body = {"success": True, "message": "ok", "data": data}
         if session is not None:
             body["hubstate"] = news(session, caller.base)
-        return Answer(body, headers={"Idempotent-Replayed": "true"} if remembered is not None else {})
+        return Answer(body, headers={"Idempotent-Replayed": "true"} if first is not None else {})
 
 
 def touch(connection: Connection, model: str, now: float) -> None:

@@ -47,7 +47,7 @@ def add_uploads(app: FastAPI, wiring: Wiring) -> None:
         await drain(request.stream())
         length = _number(request, "upload-length")
         sha256 = _metadata(request).get("sha256", "").lower()
-        known = await run_in_threadpool(calls.upload_may_come, store, caller, model, length, wall())
+        known = await run_in_threadpool(calls.upload_may_come, store, caller, model, length, sha256, wall())
         if known is not None:
             return respond(known)
 

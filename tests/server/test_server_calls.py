@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,14 +120,58 @@ def test_an_opening_that_cannot_be_is_refused(client: Client, bad: dict[str, Any
 
 
 def test_the_first_answer_comes_again_for_a_repeated_key(client: Client) -> None:
-    """A repeated Idempotency-Key changes nothing, whatever its body, and gets the first answer again."""
+    """A repeated Idempotency-Key changes nothing, and gets the first answer again."""
     client.open()
     first = client.rows([row(0, a=1)], key="r1")
-    again = client.rows([row(7, a=2), row(8, a=2)], key="r1")
+    again = client.rows([row(0, a=1)], key="r1")
     assert "Idempotent-Replayed" not in first.headers
     assert again.headers["Idempotent-Replayed"] == "true"
     assert again.json() == first.json()
     assert [r["epoch"] for r in client.metrics()] == [0]
+
+
+@pytest.mark.parametrize("what", ["open", "rows", "end", "steps", "usage", "patch"])
+def test_a_key_with_another_body_is_refused(client: Client, what: str) -> None:
+    """409 `key_reused` says what to do, and what came first stands; the first body gets its answer again."""
+    client.open()
+
+    def say(told: int) -> Any:
+        match what:
+            case "open":
+                return client.open(attempt=2, first_epoch=told, key="k")
+            case "rows":
+                return client.rows([row(told, a=told)], key="k")
+            case "end":
+                return client.end(rows=told, key="k")
+            case "steps":
+                return client.post("/v1/models/S1/steps", {"steps": [{"n": told}]}, "k")
+            case "usage":
+                return client.post("/v1/models/S1/usage", {"what": f"use{told}"}, "k")
+            case _:
+                body, headers = {"config": {"a": told}}, {"Idempotency-Key": "k"}
+                return client.http.patch(f"{client.url}/v1/models/S1", json=body, headers=headers, timeout=30)
+
+    first = say(1)
+    assert first.status_code == 200, first.text
+    held = client.model(), client.metrics()
+    refused = say(2)
+    assert (refused.status_code, refused.json()["error"]) == (409, "key_reused")
+    assert "Begin a new session" in refused.json()["message"]
+    assert len(refused.json()["message"]) <= 300, "a client shows no longer one"
+    assert refused.json()["hubstate"]["url"].endswith("/models/S1")
+    assert (client.model(), client.metrics()) == held
+    assert say(1).json() == first.json()
+
+
+def test_a_key_that_was_answered_before_digests_were_kept_is_repeated(client: Client, data_dir: Path) -> None:
+    """An answer of a hub of version 1 says nothing of its body: it comes again, as it did there."""
+    client.open()
+    first = client.rows([row(0, a=1)], key="k"), client.upload(b"one", key="u")
+    with sqlite3.connect(data_dir / "hub.sqlite") as database:
+        database.execute("UPDATE answers SET digest = NULL")
+    database.close()
+    again = client.rows([row(1, a=1)], key="k"), client.upload(b"two", key="u")
+    assert [answer.json() for answer in again] == [answer.json() for answer in first]
 
 
 def test_a_refusal_is_not_remembered(client: Client) -> None:

@@ -122,6 +122,19 @@ def test_a_lost_acknowledgement_makes_no_second_file(tus: Uploader, data_dir: Pa
     assert incoming(data_dir) == []
 
 
+def test_another_file_under_the_same_key_is_refused(tus: Uploader, data_dir: Path) -> None:
+    """409 `key_reused`, when it begins, or at its end where two began at once; nothing is left of it."""
+    place, other = tus.place(), tus.place(data=bytes(len(DATA)))
+    for where, data in ((place, DATA), (other, bytes(len(DATA)))):
+        tus.patch(where, data, 0)
+    assert tus.finish(place).status_code == 200
+    unlike = {"sha256": hashlib.sha256(bytes(len(DATA))).hexdigest()}
+    for refused in (tus.make(data=bytes(len(DATA))), tus.finish(other, **unlike)):
+        assert (refused.status_code, refused.json()["error"]) == (409, "key_reused")
+    assert [file["sha256"] for file in tus.client.model()["checkpoints"]] == [SHA256]
+    assert incoming(data_dir) == []
+
+
 def test_it_goes_on_after_the_hub_was_started_again(data_dir: Path, clock: VirtualClock) -> None:
     """What has come survives the hub, and its digest is right in the end."""
     with running(data_dir, wall=clock.wall) as hub:

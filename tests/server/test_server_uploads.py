@@ -131,15 +131,35 @@ def test_a_digest_of_another_kind_is_no_mismatch(client: Client) -> None:
 
 
 def test_a_repeated_upload_is_stored_once(client: Client, data_dir: Path) -> None:
-    """A repeated key gets the first answer again, and its body is thrown away."""
+    """A repeated key gets the first answer again, and its body is thrown away, spoilt on its way or not."""
     client.open()
     first = client.upload(b"one", type="final", kind="final", epoch=4, key="u")
     before = stored_files(data_dir)
-    again = client.upload(b"another body", type="final", kind="final", epoch=4, key="u")
-    assert again.headers["Idempotent-Replayed"] == "true"
-    assert again.json() == first.json()
+    for body, digest in ((b"one", None), (b"one", repr_digest(b"one")), (b"eno", repr_digest(b"one"))):
+        again = client.upload(
+            body, type="final", kind="final", epoch=4, key="u", sha256=sha(b"one"), digest=digest
+        )
+        assert again.headers["Idempotent-Replayed"] == "true"
+        assert again.json() == first.json()
+        assert stored_files(data_dir) == before
+        assert incoming(data_dir) == []
+
+
+@pytest.mark.parametrize("announced", ["in the header", "in a field", "nowhere"])
+def test_another_file_under_the_same_key_is_refused(client: Client, data_dir: Path, announced: str) -> None:
+    """409 `key_reused`, whatever of its digest was said beforehand: nothing of it is kept, the first one stands."""
+    client.open()
+    first = client.upload(b"one", epoch=4, key="u")
+    before = stored_files(data_dir)
+    more: dict[str, Any] = {} if announced == "in a field" else {"sha256": None}
+    if announced == "in the header":
+        more["digest"] = repr_digest(b"two")
+    refused = client.upload(b"two", epoch=4, key="u", **more)
+    assert (refused.status_code, refused.json()["error"]) == (409, "key_reused")
     assert stored_files(data_dir) == before
+    assert by_kind(client) == {"last": (1, 4, sha(b"one"))}
     assert incoming(data_dir) == []
+    assert client.upload(b"one", epoch=4, key="u").json() == first.json()
 
 
 def test_eleven_times_the_same_final_is_one_file(client: Client, data_dir: Path) -> None:
