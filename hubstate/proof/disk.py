@@ -12,6 +12,7 @@ exception passes through it (closing, cutting back), a process that is dead does
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import shutil
@@ -47,6 +48,11 @@ class _File:
         old = [size for at, size in self.sizes if at <= now - WRITTEN_BACK]
         return max(self.synced, old[-1] if old else 0)
 
+    def cut(self, length: int) -> None:
+        """It is no longer than that any more, and what was there is forgotten."""
+        self.synced = min(self.synced, length)
+        self.sizes = [(at, min(size, length)) for at, size in self.sizes]
+
 
 class Disk:
     """Stands where `os` stands. `mood`: `well`, `full`, `short`, `failing` (EIO) or `forgetful` (fsync fails).
@@ -65,6 +71,8 @@ class Disk:
         self.taken: set[Path] = set()
         #: What was asked to be kept before what it builds on, in words; empty if nothing ever was.
         self.disorder = ""
+        #: When a sync failed the last time.
+        self.failed_sync = -math.inf
         self._chance = chance
         self._now = now
         self._struck = struck
@@ -147,12 +155,14 @@ class Disk:
         if self.mood == "failing" and self._chance.random() < 0.5:
             self._fail("a line cannot be cut back")
         os.ftruncate(fd, length)
+        self._files.setdefault(self._fds.get(fd, ""), _File(self._now())).cut(length)
         self._grown(fd)
 
     def fsync(self, fd: int) -> None:
         """As `os.fsync`; from now on a power cut spares what was there."""
         self._alive()
         if self.mood == "forgetful":
+            self.failed_sync = self._now()
             self._fail("failing fsync")
         os.fsync(fd)
         name = self._fds.get(fd, "")
@@ -193,6 +203,12 @@ class Disk:
         self.kill_at = None
         self._lines = 0
 
+    def unasked(self, path: Path) -> float:
+        """For how long a part of a file waits that nobody asked the disk to keep (seconds); the kernel may have kept it."""
+        file = self._files.get(os.path.realpath(path))
+        since = () if file is None else (at for at, size in file.sizes if size > file.synced)
+        return max((self._now() - at for at in since), default=0.0)
+
     def cut_power(self, folders: list[Path]) -> None:
         """The power fails: of the sessions in `folders` survives what is safe, and by luck a part of the rest."""
         for folder in folders:
@@ -230,6 +246,8 @@ class Disk:
                 self._struck("unsynced bytes lost with the power")
                 self.taken.add(path)
             os.truncate(path, left)
+            if (file := self._files.get(os.path.realpath(path))) is not None:
+                file.cut(left)
 
     def _grown(self, fd: int) -> None:
         name = self._fds.get(fd, "")

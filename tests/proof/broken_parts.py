@@ -161,6 +161,16 @@ def copies_removed_at_once() -> tuple[Any, str, Any]:
     return Snapshots, "put_off", broken
 
 
+def journal_never_synced() -> tuple[Any, str, Any]:
+    """While a training goes on nobody asks the disk to keep its journal."""
+
+    def broken(self):
+        while self._retired:
+            os.close(self._retired.pop())
+
+    return Journal, "sync", broken
+
+
 def outbox_ahead_of_its_journal() -> tuple[Any, str, Any]:
     """An outbox that outlived its journal's last lines keeps the rows that they told."""
     return Outbox, "_check_place", lambda _self: None
@@ -189,6 +199,7 @@ BROKEN: dict[str, Plant] = {
         copies_removed_at_once,
         lines_before_copies,
         any_page_is_an_answer,
+        journal_never_synced,
         outbox_ahead_of_its_journal,
     )
 }
@@ -204,6 +215,7 @@ SEEN_BY = {
     "copies_removed_at_once": 2,
     "lines_before_copies": 3,
     "any_page_is_an_answer": 13,
+    "journal_never_synced": 2,
     "outbox_ahead_of_its_journal": 53,
 }
 
