@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-__all__ = ["clean", "clean_fields", "clean_lines", "local", "say"]
+__all__ = ["clean", "clean_fields", "clean_lines", "local", "say", "to_stderr"]
 
 
 def clean(text: object) -> str:
@@ -45,7 +46,19 @@ def local(at: float, form: str = "seconds") -> str:
 
 def say(text: object) -> None:
     """A message for the person at the terminal: to stderr, because stdout is for data."""
-    print(f"hubstate: {clean(text)}", file=sys.stderr, flush=True)  # noqa: T201 - this is where it is done
+    to_stderr(f"hubstate: {clean(text)}")
+
+
+def to_stderr(line: str) -> None:
+    """Writes a line to stderr, if anybody is there to read it. It never raises."""
+    stream = sys.stderr
+    if stream is None:
+        return  # a process without a console; `print` would take stdout, which is for data
+    # Who reads stderr may be gone (a pipe, a terminal that hung up), the disk behind it full, or the stream closed (a
+    # ValueError). A message is the least of a training: it ends none, and what it told stands in the journal too.
+    with suppress(OSError, ValueError):
+        stream.write(f"{line}\n")
+        stream.flush()
 
 
 def _marked(line: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
 import sys
@@ -58,6 +59,39 @@ def test_a_message_is_one_plain_line_on_stderr(capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"hubstate: about {clean(NAME)}\n"
+
+
+class Hung(io.StringIO):
+    """A stream whose reader is gone."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+class Strict(io.StringIO):
+    """A stream that is closed already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
+
+
+@pytest.mark.parametrize("stderr", [None, Hung(), Strict()], ids=["none", "broken pipe", "closed"])
+def test_a_stderr_that_is_dead_ends_no_training(
+    stderr: io.StringIO | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Messages and the log are lost then, stdout is left alone, and the session records and ends as ever."""
+    Path("torn.pt").write_bytes(b"PK\x03\x04 half an archive")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        session = hubstate.start("digits", mode="offline")
+        session.log({"a": 1})
+        session.save("torn.pt")  # logged as a warning
+        receipt = session.finish()
+        configure_log()
+        log("hubstate.sender").warning("hubstate.delivery_refused", reason="none", status=400)
+    assert (receipt.rows, receipt.outcome) == (1, hubstate.Outcome.FINISHED)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_session_prints_its_name_and_reason_plainly(capsys: pytest.CaptureFixture[str]) -> None:

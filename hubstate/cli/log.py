@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 
+from hubstate.log import Lines
 from hubstate.plain import clean_fields
 
 __all__ = ["configure_log"]
@@ -22,7 +22,7 @@ def configure_log() -> None:
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        # Asked for at each line, because a progress bar puts another stderr in its place while it lasts.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        # It asks for stderr at each line, because a progress bar puts another one in its place while it lasts.
+        logger_factory=lambda *_: Lines(),
         cache_logger_on_first_use=False,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,6 +93,4 @@ def _say(text: str) -> None:
     """A message, if anybody is there to read it: a terminal that hung up ends no delivery."""
     from hubstate.cli.screen import say
 
-    if sys.stderr is not None:
-        with suppress(OSError):
-            say(text)
+    say(text)
