@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,28 @@ class Settings:
 
 def user_file() -> Path:
     """Where `hubstate login` keeps hub and key of this user."""
-    return Path(platformdirs.user_config_dir("hubstate", appauthor=False)) / "hubstate.toml"
+    return _own(platformdirs.user_config_dir, "XDG_CONFIG_HOME") / "hubstate.toml"
 
 
 def data_folder() -> Path:
     """Where this user's data lie: the index of sessions, and the hub if none is put elsewhere."""
-    return Path(platformdirs.user_data_dir("hubstate", appauthor=False))
+    return _own(platformdirs.user_data_dir, "XDG_DATA_HOME")
 
 
 def cache_folder() -> Path:
     """Where lies what can be made anew: the outboxes of sessions that lie on a network share."""
-    return Path(platformdirs.user_cache_dir("hubstate", appauthor=False))
+    return _own(platformdirs.user_cache_dir, "XDG_CACHE_HOME")
+
+
+def _own(folder: Callable[..., str], variable: str) -> Path:
+    """One of this user's folders. Raises `SettingsError` where nothing tells which they are."""
+    try:
+        return Path(folder("hubstate", appauthor=False))
+    except RuntimeError as error:
+        raise SettingsError(
+            f"no home of this user is known, where settings and the list of sessions lie (user {os.getuid()} has no "
+            f"entry in passwd, and the environment no absolute HOME): set HOME to a folder of yours, or {variable}"
+        ) from error
 
 
 def resolve(
@@ -135,7 +146,7 @@ def resolve(
         hub=address,
         api_key=key,
         key_withheld=withheld if key is None else "",
-        directory=(base / Path(where).expanduser()).absolute(),
+        directory=(base / _expanded(where, sources)).absolute(),
         mode=chosen_mode,
         project=pick("project", project, None),
         group=pick("group", group, None),
@@ -357,6 +368,17 @@ def _seconds(name: str, value: object, source: str) -> float:
         least = "more than 0" if name == "heartbeat" else "0 or more"
         raise SettingsError(f"the limit {name} ({source}) must be {least} seconds, not {value!r}")
     return seconds
+
+
+def _expanded(where: str, sources: Mapping[str, str]) -> Path:
+    """The directory without its `~`."""
+    try:
+        return Path(where).expanduser()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the directory {where!r} ({sources['directory']}) begins in a home that nobody knows: set HOME, or name "
+            "the directory without ~"
+        ) from error
 
 
 def _rank(env: Mapping[str, str]) -> int:

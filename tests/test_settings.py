@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import pwd
 import traceback
 from pathlib import Path
 
 import pytest
 
+import hubstate
 from hubstate import settings as room
 from hubstate.errors import SettingsError, StorageError
 from hubstate.settings import Settings, for_hub, remember_login, resolve, user_file
@@ -135,6 +137,37 @@ def test_the_defaults(here):
     assert found.limits == {"metrics": 3.0, "checkpoint": 900.0, "heartbeat": 300.0}
     assert (found.project, found.group, found.sources) == (None, None, {})
     assert found.data_folder.is_absolute()
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"], ids=["unset", "empty", "relative"])
+def test_a_user_without_a_home_is_told_what_to_set(here, monkeypatch, home):
+    """A container may run as a number that nothing else knows: `start` names HOME, and serves once it is set."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("CONFIG", "DATA", "CACHE"):
+        monkeypatch.delenv(f"XDG_{name}_HOME")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    with pytest.raises(
+        SettingsError, match=r"no absolute HOME.*set HOME to a folder of yours, or XDG_CONFIG_HOME"
+    ):
+        hubstate.start("digits", mode="offline")
+    for folder, variable in ((room.data_folder, "XDG_DATA_HOME"), (room.cache_folder, "XDG_CACHE_HOME")):
+        with pytest.raises(SettingsError, match=f"set HOME to a folder of yours, or {variable}"):
+            folder()
+    monkeypatch.setenv("HOME", str(here))
+    assert find(here).data_folder == here / ".local/share/hubstate"
+
+
+def test_a_directory_in_a_home_that_nobody_knows_is_named(here):
+    """`~name` of a user who is not there is a bad setting, told with its place."""
+    with pytest.raises(SettingsError, match=r"'~nobody-here/runs' \(argument\).*without ~"):
+        find(here, directory="~nobody-here/runs")
 
 
 def test_an_empty_variable_says_nothing(here):
