@@ -19,6 +19,7 @@ import zipfile
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 from hubstate.archive import files_of, sha256_of
@@ -46,16 +47,14 @@ def look(path: Path) -> Stat:
     kept; also for a path that no file can have.
     """
     try:
-        if path.is_dir():
-            stats = [file.stat() for _, file in files_of(path)]
-        else:
-            stats = [path.stat()]
-            if not path.is_file():
-                raise CheckpointMissing(f"the checkpoint {path} is neither a file nor a folder")
+        is_folder = path.is_dir()
+        stats = [file.stat() for _, file in files_of(path)] if is_folder else [path.stat()]
     except CheckpointMissing:  # it is a ValueError itself
         raise
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+    if not is_folder and not S_ISREG(stats[0].st_mode):
+        raise CheckpointMissing(f"the checkpoint {path} is neither a file nor a folder")
     return Stat(sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))
 
 
