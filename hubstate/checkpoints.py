@@ -17,7 +17,7 @@ from hubstate.door import Door
 from hubstate.errors import CheckpointMissing, StorageError
 from hubstate.events import ModelSave, Saved
 from hubstate.log import log
-from hubstate.opening import discard_needless
+from hubstate.opening import SNAPSHOT, discard_needless, stand_ins
 from hubstate.snapshots import Snapshots, digest, is_torn, look
 from hubstate.states import CheckpointKind
 
@@ -56,18 +56,24 @@ def newest_whole(memory: Memory, snapshots: Snapshots) -> Checkpoint | None:
         path = snapshots.path(copy.snapshot)
         if _is_whole(path, copy.size):
             return Checkpoint(path, copy.epoch)
-    return None
+    # A power cut took the kept ones: what they replaced lies here still.
+    older = [
+        Checkpoint(snapshots.path(name), int(found["epoch"]))
+        for name in stand_ins(snapshots.path(""), memory)
+        if (found := SNAPSHOT.fullmatch(name)) and _is_whole(snapshots.path(name))
+    ]
+    return max(older, key=lambda checkpoint: checkpoint.epoch, default=None)
 
 
 def _is_as_saved(saved: Saved) -> bool:
     return _is_whole(Path(saved.path), saved.size, saved.mtime_ns)
 
 
-def _is_whole(path: Path, size: int, mtime_ns: int | None = None) -> bool:
+def _is_whole(path: Path, size: int | None = None, mtime_ns: int | None = None) -> bool:
     """Whether a file or folder has this size, and was not touched since that time, and is not torn."""
     try:
         seen = look(path)
-        return seen.size == size and mtime_ns in (None, seen.mtime_ns) and not is_torn(path)
+        return size in (None, seen.size) and mtime_ns in (None, seen.mtime_ns) and not is_torn(path)
     except (CheckpointMissing, OSError):
         return False  # gone or unreadable
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,18 @@ import msgspec
 from hubstate.actions import Memory, SendCheckpoint
 from hubstate.clock import Clock
 from hubstate.door import Door, Listener
-from hubstate.errors import SessionNotFound, StorageError
+from hubstate.errors import CheckpointMissing, SessionNotFound, StorageError
 from hubstate.events import PretrainRoutineStart
 from hubstate.index import sessions_in
 from hubstate.journal import Head, Journal, Position, Recovery, Step, read, recover, segments
 from hubstate.outbox import Outbox
 from hubstate.ownership import Ownership, owner_of
 from hubstate.projection import discard, place_of
-from hubstate.snapshots import Snapshots
+from hubstate.snapshots import Snapshots, look
 from hubstate.states import State
 
 __all__ = [
+    "SNAPSHOT",
     "SNAPSHOTS",
     "Opened",
     "Peek",
@@ -41,12 +43,17 @@ __all__ = [
     "new_id",
     "peek",
     "reopen",
+    "stand_ins",
 ]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID_LENGTH = 26
 #: Where the kept copies of checkpoints lie in a session's folder.
 SNAPSHOTS = "snapshots"
+#: A copy's name: its kind, its epoch, the attempt that took it, and its number among the copies of a process.
+SNAPSHOT = re.compile(
+    r"(?P<kind>[a-z]+)-(?P<epoch>[0-9]+)-(?P<attempt>[0-9]+)-(?P<taken>[0-9]+)(\.[0-9A-Za-z]+)?"
+)
 
 
 def new_id(now: float, chance: random.Random) -> str:
@@ -82,6 +89,9 @@ class Opened:
         needless = self._needless()  # what becomes so from here on is for the next call
         self.snapshots.sync_all()
         self.door.sync()
+        # Who saved meanwhile does not wait for the disk, so that line may be kept by now and its copy not: at once.
+        # Until then the copy that it replaces lies here still, and stands in for it after a power cut (`stand_ins`).
+        self.snapshots.sync_all()
         self.snapshots.tidy(needless)
 
     def close(self) -> None:
@@ -91,6 +101,7 @@ class Opened:
                 self.snapshots.sync_all()
             finally:
                 self.door.close()
+            self.snapshots.sync_all()  # as in `sync`
             self.snapshots.tidy(self._needless())
             if self.door.memory.state is State.DONE:
                 discard(self.folder)
@@ -193,7 +204,7 @@ def _opened(
     memory: Memory | None = None,
 ) -> Opened:
     snapshots = Snapshots(folder / SNAPSHOTS)
-    snapshots.sweep(needed_snapshots(recovery.memory))
+    snapshots.sweep(needed_snapshots(recovery.memory) | stand_ins(folder / SNAPSHOTS, recovery.memory))
     journal = Journal(folder, recovery)
     # An attempt begins in the journal with its first step: a process that dies before it leaves the session as it was.
     door = Door(journal, recovery.memory if memory is None else memory, clock, listener)
@@ -223,7 +234,43 @@ def leftovers(folder: Path, memory: Memory) -> set[str]:
         return set()
     except OSError as error:
         raise StorageError(f"cannot look into {folder / SNAPSHOTS}: {error.strerror}") from error
-    return there - needed_snapshots(memory)
+    return there - needed_snapshots(memory) - stand_ins(folder / SNAPSHOTS, memory)
+
+
+def stand_ins(copies: Path, memory: Memory) -> set[str]:
+    """The names of older copies in the folder `copies` to go on from, where a power cut took the one that is kept.
+
+    For each kind whose kept copy is not there as it was, the newest other one. Raises `StorageError` if the folder cannot
+    be looked into.
+    """
+    kept = (memory.kept_last, memory.kept_best, memory.kept_final)
+    lost = {
+        copy.kind.value: copy.snapshot
+        for copy in kept
+        if copy is not None and not _is_there(copies / copy.snapshot, copy.size)
+    }
+    if memory.state is State.DONE or not lost:
+        return set()
+    newest: dict[str, tuple[int, int, str]] = {}
+    try:
+        for name in (file.name for file in copies.iterdir()):
+            found = SNAPSHOT.fullmatch(name)
+            if found and found["kind"] in lost and name not in lost.values():
+                age = int(found["attempt"]), int(found["taken"]), name
+                newest[found["kind"]] = max(age, newest.get(found["kind"], age))
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise StorageError(f"cannot look into {copies}: {error.strerror}") from error
+    return {name for *_, name in newest.values()}
+
+
+def _is_there(copy: Path, size: int) -> bool:
+    """Whether a copy lies here, as long as it was."""
+    try:
+        return look(copy).size == size
+    except (CheckpointMissing, OSError):
+        return False
 
 
 def discard_needless(snapshots: Snapshots, before: Memory, after: Memory) -> None:

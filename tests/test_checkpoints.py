@@ -21,7 +21,7 @@ from hubstate.clock import SystemClock
 from hubstate.errors import CheckpointMissing
 from hubstate.events import Abort, Saved
 from hubstate.hubs.hub_v1 import HubV1
-from hubstate.opening import needed_snapshots, peek
+from hubstate.opening import leftovers, needed_snapshots, peek
 from hubstate.server.running import RunningHub, running
 from hubstate.snapshots import Snapshots
 from hubstate.states import State
@@ -52,6 +52,80 @@ def test_a_kept_copy_is_what_was_saved() -> None:
         file.write("FIRST")
     assert kept(session) == {"best": "first"}
     session.close()
+
+
+def hurried(path: Path, interval: float, monkeypatch: pytest.MonkeyPatch) -> hubstate.Session:
+    """A session with a checkpoint that the disk keeps, and a newer one saved while the disk was asked for the journal.
+
+    Only this thread asks the disk.
+    """
+    session = hubstate.start("digits", mode="offline", limits=Limits(checkpoint=interval))
+    assert session._outgoing is not None
+    assert session._opened is not None
+    session._outgoing._threads.stop(1.0)
+    path.write_text("first", encoding="utf-8")
+    session.log({"a": 1})
+    session.save(path, fitness=0.1)
+    session._opened.sync()
+    sync_all = Snapshots.sync_all
+
+    def overtaken(copies: Snapshots) -> None:
+        sync_all(copies)
+        monkeypatch.setattr(Snapshots, "sync_all", sync_all)
+        path.write_text("second one", encoding="utf-8")
+        session.log({"a": 2})
+        session.save(path, fitness=0.2)
+
+    monkeypatch.setattr(Snapshots, "sync_all", overtaken)
+    return session
+
+
+def test_what_is_saved_while_the_journal_is_synced_is_kept_by_the_same_sync(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line that the disk keeps names a copy that it keeps, too, when the call returns."""
+    session = hurried(Path("last.pt"), 900.0, monkeypatch)
+    assert session._opened is not None
+    session._opened.sync()
+    texts = sorted(file.read_text() for file in (folder(session) / "snapshots").iterdir())
+    assert (texts, list(session._opened.snapshots._unsynced)) == (["first", "second one"], [])
+    session._opened.sync()
+    assert kept(session) == {"best": "second one"}
+    session.close()
+
+
+@pytest.mark.parametrize("interval", [0.0, 900.0])
+@pytest.mark.parametrize("left", ["", "sec"])
+def test_a_power_cut_before_a_copy_is_kept_leaves_the_one_that_it_replaced(
+    left: str, interval: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line came onto the disk and its copy did not: the older copy is found to go on from, and stays until then."""
+    session = hurried(Path("last.pt"), interval, monkeypatch)
+    assert session._opened is not None
+    opened, copies = session._opened, folder(session) / "snapshots"
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "tidy", lambda *_: None)  # the power went before
+        opened.sync()
+        session.close()
+    Path("last.pt").unlink()
+    newest = peek(folder(session)).memory.kept_best
+    assert newest is not None
+    (copies / newest.snapshot).unlink()
+    if left:
+        (copies / newest.snapshot).write_text(left, encoding="utf-8")
+    for _ in range(2):
+        again = hubstate.start("digits", mode="offline", resume=session.id)
+        assert again.last_checkpoint is not None
+        assert (again.last_checkpoint.path.read_text(), again.last_checkpoint.epoch) == ("first", 0)
+        again.close()
+    assert leftovers(folder(session), peek(folder(session)).memory) == set()
+    third = hubstate.start("digits", mode="offline", resume=session.id)
+    third.log({"a": 3})
+    third.save(write("third"), fitness=0.3)
+    third.close()
+    hubstate.start("digits", mode="offline", resume=session.id).close()
+    assert {file.name for file in copies.iterdir()} <= needed_snapshots(peek(folder(session)).memory)
+    assert "third" in {file.read_text() for file in copies.iterdir()}
 
 
 def test_only_the_newest_of_a_kind_is_kept() -> None:
