@@ -44,7 +44,8 @@ class Action(msgspec.Struct, frozen=True, tag_field="action", omit_defaults=True
 class OpenSession(Action, frozen=True, tag="open", kw_only=True):
     """Open the session, or its next attempt, at the hub.
 
-    From `first_epoch` (0-based) on no row of an earlier attempt is in force.
+    From `first_epoch` (0-based) on no row of an earlier attempt is in force. `mark` tells it from an opening that another
+    process began of the same attempt: then the hub refuses the later one, and all of it stays here together.
     """
 
     session: str
@@ -55,6 +56,7 @@ class OpenSession(Action, frozen=True, tag="open", kw_only=True):
     group: str | None = None
     tags: tuple[str, ...] = ()
     config: dict[str, Any] = {}
+    mark: str = ""
 
 
 class SendRows(Action, frozen=True, tag="rows", kw_only=True):

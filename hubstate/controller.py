@@ -136,6 +136,7 @@ def _open(memory: Memory, event: Event) -> tuple[AnyAction, ...]:
         group=event.group,
         tags=event.tags,
         config=event.config,
+        mark=event.mark,
     )
     return (action,)
 

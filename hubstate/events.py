@@ -67,6 +67,7 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
     0). `already_open`: the caller has a session open for this trainer. `first_epoch` (0-based) is the caller's
     count, because only it can look whether a checkpoint is still whole. Intervals in seconds. `address`: the hub that
     is wanted, for whoever delivers what a dead process left before any hub acknowledged it; no decision asks for it.
+    `mark` tells this opening from one that another process began of the same attempt.
     """
 
     session: str = ""
@@ -82,6 +83,7 @@ class PretrainRoutineStart(Event, frozen=True, tag="pretrain_routine_start", kw_
     config: dict[str, Any] = {}
     hub: bool = True
     address: str | None = None
+    mark: str = ""
     metrics_interval: float = 3.0
     checkpoint_interval: float = 900.0
     heartbeat_interval: float = 300.0

@@ -176,8 +176,12 @@ class Sender:
 
     def _beat(self, action: Heartbeat) -> None:
         memory = self._door.memory
-        if memory.model is None and any(isinstance(a, OpenSession) for a in memory.outstanding):
-            # Nobody could know whose sign of life this is; the opening is on its way and says as much.
+        refused = {refused.key for refused in memory.refused}
+        if any(
+            isinstance(a, OpenSession) and (memory.model is None or a.key in refused)
+            for a in memory.outstanding
+        ):
+            # Nobody could know whose sign of life this is: the opening is on its way and says as much, or was refused.
             self._door.tell(
                 HeldUp, key=action.key, condition="offline", reason="the session is not open there yet"
             )

@@ -502,6 +502,8 @@ class Session:
             config=wish.config,
             hub=self._hub_address is not None,
             address=self._hub_address,
+            # Nobody begins an attempt of this session elsewhere in the same microsecond.
+            mark=f"{self._door.now():.6f}",
             metrics_interval=limits.metrics,
             checkpoint_interval=limits.checkpoint,
             heartbeat_interval=limits.heartbeat,

@@ -80,6 +80,16 @@ def test_no_heartbeat_before_the_hub_knows_the_session(rig):
     assert "open" in asked(rig)
 
 
+def test_no_heartbeat_of_an_attempt_that_the_hub_refused(rig):
+    """Where another process has opened the same attempt, a sign of life would be taken for that one's."""
+    rig.door.tell(ev.Answered, model="S")
+    rig.hub.always = Declined("another process went on with it", 409)
+    rig.sender.step(WORDS)
+    assert rig.door.memory.refused
+    rig.hub.always = None
+    assert beats(rig, 1500.0) == 0
+
+
 def test_a_heartbeat_is_written_nowhere(opened):
     """It leaves once if it can and is otherwise forgotten: neither it nor its answer costs a line."""
     for reply in (None, OFFLINE, Declined("no", 400)):

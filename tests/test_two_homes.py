@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from children import PYTHON, ended, script
 
@@ -18,31 +19,35 @@ from hubstate.states import State
 TRAIN = """
 import os, signal, sys
 import hubstate
-who, resume, killed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+who, resume, killed, every = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 session = hubstate.start(
-    "digits", epochs=6, resume=resume or False, config={"who": "all the same"}, limits=hubstate.Limits(0.0, 0.0, 300.0)
+    "digits", epochs=6, resume=resume or False, config={"who": "all the same"}, limits=hubstate.Limits(every, every, 300.0)
 )
 for epoch in session.epochs():
     session.log({"who": int(who), "epoch": epoch})
     with open("last.pt", "wb") as file:
         file.write(f"{who}, {epoch}".encode() * 100)
     session.save("last.pt", epoch=epoch, fitness=epoch)
-    session.flush(60)
+    if not every:
+        session.flush(60 if who != "3" else 0)
     if epoch == killed:
         os.kill(os.getpid(), signal.SIGKILL)
-session.finish(60)
+session.finish(60 if who != "3" else 2)
 """
 
 
-def test_what_a_second_machine_did_meanwhile_is_never_taken_for_ones_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [0.0, 300.0], ids=["under the same keys", "under other keys"])
+def test_what_a_second_machine_did_meanwhile_is_never_taken_for_ones_own(
+    tmp_path: Path, every: float
+) -> None:
     """A is killed, B goes on and ends, A goes on: the hub holds B's, A's is refused, kept, told, and never sent again."""
     train = script(TRAIN)
     homes = {name: tmp_path / name for name in "ab"}
     with running(tmp_path / "hub") as hub:
 
-        def trained(home: str, who: int, resume: str = "", killed: int = -1) -> int:
+        def trained(home: str, who: int, resume: str = "", *, killed: int = -1, every: float = 0.0) -> int:
             homes[home].mkdir(exist_ok=True)
-            command = [PYTHON, str(train), str(who), resume, str(killed)]
+            command = [PYTHON, str(train), str(who), resume, str(killed), str(every)]
             return ended(command, cwd=homes[home], env=environment(home)).returncode
 
         def environment(home: str) -> dict[str, str]:
@@ -54,7 +59,7 @@ def test_what_a_second_machine_did_meanwhile_is_never_taken_for_ones_own(tmp_pat
         assert trained("b", 2, folder.name) == 0
         before = look_at(hub.url, folder.name)
         assert [row["metrics"]["who"] for row in before[0]] == [1, 1, 1, 2, 2, 2]
-        assert trained("a", 3, folder.name) == 0
+        assert trained("a", 3, folder.name, every=every) == 0
         assert look_at(hub.url, folder.name) == before, "nothing of the other one's mixes with it"
 
         seen = look(folder)

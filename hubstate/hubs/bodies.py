@@ -47,6 +47,8 @@ def opening(action: OpenSession, *, own: bool) -> dict[str, Any]:
             "config": action.config,
             "started_at": _started_at(action.session),
         }
+        if action.mark:
+            body["hubstate"]["mark"] = action.mark
     return body
 
 

@@ -185,7 +185,7 @@ def _words(before: Memory, event: Event, action: Action) -> dict[str, Any]:
         # Asked for by another event it is out of its place, which the monitor judges.
         case OpenSession() if isinstance(event, PretrainRoutineStart):
             session = before.session or event.session
-            told = ("epochs", "project", "group", "tags", "config", "first_epoch")
+            told = ("epochs", "project", "group", "tags", "config", "first_epoch", "mark")
             return {name: getattr(event, name) for name in told} | {
                 "key": f"{session}/{before.attempt + 1}/open",
                 "session": session,

@@ -60,6 +60,7 @@ WISH = ev.PretrainRoutineStart(
     group="deep",
     tags=("blue", "cold"),
     config={"lr0": 0.01},
+    mark="17",
 )
 
 CARRIED: dict[str, tuple[Memory, ev.Event, tuple[AnyAction, ...]]] = {
@@ -78,6 +79,7 @@ CARRIED: dict[str, tuple[Memory, ev.Event, tuple[AnyAction, ...]]] = {
                 group="deep",
                 tags=("blue", "cold"),
                 config={"lr0": 0.01},
+                mark="17",
             ),
         ),
     ),

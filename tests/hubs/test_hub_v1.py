@@ -293,6 +293,13 @@ def test_opening_at_ones_own_hub(serve: Serve, connect: Connect) -> None:
     assert body["meta"] == {"name": "digits"}
 
 
+def test_an_opening_tells_its_mark_to_ones_own_hub(serve: Serve, connect: Connect) -> None:
+    """Two processes that begin the same attempt say different things: the hub refuses the later one."""
+    hub = serve()
+    assert isinstance(connect(hub.url).deliver(opening(mark="17")), Accepted)
+    assert hub.of("/v1/models")[0].json["hubstate"]["mark"] == "17"
+
+
 def test_a_session_whose_id_is_no_ulid_opens_too(serve: Serve, connect: Connect) -> None:
     """An id that tells no time leaves the time of the start open, and nothing else."""
     hub = serve()
