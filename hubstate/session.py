@@ -12,6 +12,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -449,6 +450,8 @@ class Session:
         except KeyboardInterrupt:
             self._leave(kind, error, at_once=True)  # Ctrl-C ends the waiting, and not the word
             raise
+        finally:
+            self.close()  # whatever broke into it, nobody is left who could let go of the session
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, *, at_once: bool = False
@@ -457,11 +460,15 @@ class Session:
         if error is None or kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self.finish(0.0 if at_once else AFTER_END)
             return
-        outcome, reason = Outcome.FAILED, f"{kind.__name__}: {error}"[:2000]
+        outcome, reason = Outcome.FAILED, f"{kind.__name__}, which cannot tell why"
+        # Its `__str__` is the caller's code and may raise anything; that must not hide what ended the training.
+        with suppress(Exception):
+            if isinstance(error, SystemExit):
+                reason = f"the process ended by sys.exit({error.code!r})"[:2000]
+            else:
+                reason = f"{kind.__name__}: {error}"[:2000]
         if isinstance(error, KeyboardInterrupt):
             outcome, reason = Outcome.INTERRUPTED, "interrupted by Ctrl-C"
-        elif isinstance(error, SystemExit):
-            reason = f"the process ended by sys.exit({error.code!r})"
         self.abort(reason, outcome=outcome, timeout=0.0 if at_once else AFTER_ABORT)
 
     def __repr__(self) -> str:

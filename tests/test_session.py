@@ -163,6 +163,39 @@ def test_leaving_by_an_exception_aborts(error: BaseException, outcome: Outcome, 
     assert session.receipt.rows == 1
 
 
+class Mute(Exception):
+    """An exception that breaks whoever asks what it says."""
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", [Mute(), SystemExit(Mute())], ids=["its text", "its code"])
+def test_an_exception_that_cannot_tell_of_itself_aborts_all_the_same(error: BaseException) -> None:
+    """The caller gets the own exception, and the session is aborted by its name and let go of."""
+    session = hubstate.start("digits")
+    session.log({"a": 1})
+    with pytest.raises(type(error)), session:
+        raise error
+    assert (session.state, session.outcome, session.legal) == (State.ABORTED, Outcome.FAILED, ())
+    assert session.receipt.reason == f"{type(error).__name__}, which cannot tell why"
+
+
+def test_whatever_breaks_into_leaving_the_session_is_let_go_of() -> None:
+    """Even a text that ends the process leaves no session open behind it."""
+
+    class Exiting(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(5)
+
+    session = hubstate.start("digits")
+    with pytest.raises(SystemExit), session:
+        raise Exiting
+    assert session.legal == ()
+
+
 @pytest.mark.parametrize("code", [0, None])
 def test_sys_exit_without_an_error_is_a_normal_end(code: int | None) -> None:
     """`sys.exit(0)` inside the block ends the training as finished."""
