@@ -86,6 +86,7 @@ class Checkpoints:
         self._snapshots = snapshots
         self._lock = threading.RLock()  # a signal handler may save in the middle of a save
         self._taken = 0
+        self._unkept: type[Exception] | None = None
 
     @property
     def newest(self) -> Checkpoint | None:
@@ -130,13 +131,8 @@ class Checkpoints:
             if kept is None:
                 return self._door.tell(ModelSave, **named)
             snapshot = self._name(kept.kind, epoch, path)
-            try:
-                self._snapshots.take(path, snapshot)
-            except (CheckpointMissing, StorageError) as failure:
-                log("hubstate.checkpoints").warning(
-                    "hubstate.checkpoint_unkept", path=str(path), reason=str(failure)
-                )
-                return self._door.tell(ModelSave, **named, unkept=str(failure))
+            if unkept := self._take(path, snapshot):
+                return self._door.tell(ModelSave, **named, unkept=unkept)
             decision = self._door.tell(ModelSave, **named, snapshot=snapshot)
             if _kept(decision) is None:
                 self._snapshots.discard(snapshot)  # it was not due any more, or the session ended meanwhile
@@ -156,14 +152,29 @@ class Checkpoints:
             if saved is None or saved.snapshot or saved.attempt != memory.attempt or not _is_as_saved(saved):
                 return None
             snapshot = self._name(CheckpointKind.FINAL, saved.epoch, Path(saved.path))
-            try:
-                self._snapshots.take(Path(saved.path), snapshot)
-            except (CheckpointMissing, StorageError) as failure:
-                log("hubstate.checkpoints").warning(
-                    "hubstate.checkpoint_unkept", path=saved.path, reason=str(failure)
-                )
+            if self._take(Path(saved.path), snapshot):
                 return None
             return Saved(saved.path, saved.epoch, saved.size, saved.mtime_ns, memory.attempt, snapshot)
+
+    def _take(self, path: Path, snapshot: str) -> str:
+        """Takes the copy; returns why there is none, empty where there is one.
+
+        The journal tells of each; the log once of each kind (the file's blame, the disk's), until a copy succeeds again.
+        """
+        try:
+            self._snapshots.take(path, snapshot)
+        except (CheckpointMissing, StorageError) as failure:
+            if self._unkept is not type(failure):
+                self._unkept = type(failure)
+                log("hubstate.checkpoints").warning(
+                    "hubstate.checkpoint_unkept", path=str(path), reason=str(failure)
+                )
+            return str(failure)
+        if self._unkept is not None:
+            self._unkept = None
+            # As loud as the trouble was, so that whoever heard of the one hears of the other.
+            log("hubstate.checkpoints").warning("hubstate.checkpoint_kept_again", path=str(path))
+        return ""
 
     def _name(self, kind: CheckpointKind, epoch: int, path: Path) -> str:
         """A snapshot's name: it never repeats within a session, and ends as the file does."""

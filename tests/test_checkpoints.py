@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 import hubstate
 from hubstate import CheckpointKind, Limits, Outcome
@@ -218,7 +220,7 @@ def test_a_working_directory_that_is_gone_names_what_to_do(
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path / "gone")
         (tmp_path / "gone").rmdir()
-        with pytest.raises(CheckpointMissing, match="working directory is gone.*absolute path"):
+        with pytest.raises(CheckpointMissing, match=r"working directory is gone.*absolute path"):
             session.save("last.pt")
         session.save(path, fitness=0.5)
     assert kept(session) == {"best": "weights"}
@@ -234,6 +236,34 @@ def test_a_copy_that_finds_no_room_ends_no_training(monkeypatch: pytest.MonkeyPa
     assert session.receipt.rows == 1
     session.close()
     assert "could not be kept" in (folder(session) / "journal-000001.jsonl").read_text()
+
+
+def test_a_disk_that_is_full_is_told_once_and_once_when_it_is_well(request: pytest.FixtureRequest) -> None:
+    """Saves may come by the thousand: the journal tells of each that was not kept, the log of the change alone."""
+    request.addfinalizer(structlog.reset_defaults)
+    session = hubstate.start("digits")
+    in_the_way = write("in the way", str(folder(session) / "snapshots"))
+    with capture_logs() as lines:
+        for epoch in range(3):
+            session.save(write(f"weights {epoch}"), epoch=epoch, fitness=epoch)
+        assert [line["event"] for line in lines] == ["hubstate.checkpoint_unkept"]
+        in_the_way.unlink()
+        for epoch in range(3, 5):
+            session.save(write(f"weights {epoch}"), epoch=epoch, fitness=epoch)
+        Path("torn.pt").write_bytes(b"PK\x03\x04 half an archive")
+        for epoch in range(5, 7):
+            session.save("torn.pt", epoch=epoch, fitness=epoch)
+    assert [
+        (line["event"].removeprefix("hubstate.checkpoint_"), Path(line["path"]).name) for line in lines
+    ] == [
+        ("unkept", "last.pt"),
+        ("kept_again", "last.pt"),
+        ("unkept", "torn.pt"),
+    ]
+    session.close()
+    steps = (folder(session) / "journal-000001.jsonl").read_text().splitlines()
+    assert sum("could not be kept" in step for step in steps) == 3
+    assert sum("half a zip archive" in step for step in steps) == 2
 
 
 def test_the_last_checkpoint_is_the_trainers_own_file_while_it_is_as_saved() -> None:
