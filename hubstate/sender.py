@@ -68,7 +68,7 @@ BETWEEN_SYNCS = 5.0
 AFTER_FAILURE = 5.0
 #: Beside a training a thread uses one part in so many of a processor's time: while it works, the training thread waits
 #: for the interpreter again and again, up to 5 ms each time.
-PARTS = 50
+PARTS = 200
 #: How long at most a thread rests after a turn because of that (seconds).
 LONGEST_REST = 2.0
 
