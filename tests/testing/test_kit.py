@@ -97,16 +97,20 @@ def test_a_drawn_run_is_legal(run):
     assert memory.state in (State.FINALIZING, State.ABORTED)
 
 
+#: `find` draws others each time, whatever it is told: enough of them, then, that none of some twenty is ever missed.
+LOOKING = settings(CI, max_examples=10_000)
+
+
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
 def test_every_event_is_drawn(kind):
     """The strategy of events draws each kind that there is."""
-    assert isinstance(find(events(), lambda event: type(event) is kind, settings=CI), kind)
+    assert isinstance(find(events(), lambda event: type(event) is kind, settings=LOOKING), kind)
 
 
 @pytest.mark.parametrize("fault", kit.FAULTS, ids=lambda fault: fault.name)
 def test_every_fault_is_drawn(fault):
     """The strategy of faults draws each one that there is."""
-    assert find(faults(), lambda drawn: drawn == fault, settings=CI) == fault
+    assert find(faults(), lambda drawn: drawn == fault, settings=LOOKING) == fault
 
 
 def test_a_wait_is_a_turn_and_some_time():
