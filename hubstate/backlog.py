@@ -48,7 +48,7 @@ class Posting:
         try:
             # How long an earlier process meant to wait until its next try says nothing about now.
             self._outbox.hurry()
-        except BaseException:
+        except BaseException:  # whatever it is goes on; but nobody would hold what could let go of the outbox
             self._outbox.close()
             raise
         self._sender: Sender | None = None

@@ -229,7 +229,9 @@ class Journal:
         self._keep_earlier()
         try:
             self._begin(recovery.memory)
-        except BaseException:
+        except (
+            BaseException
+        ):  # whatever it is goes on, Ctrl-C too; no file stays open behind a journal that is none
             self._let_go()
             raise
 

@@ -162,7 +162,7 @@ class Snapshots:
                 self.sync(name)
             except FileNotFoundError:
                 continue  # a newer one took its place meanwhile
-            except BaseException:
+            except BaseException:  # Ctrl-C as well: a copy that was not kept must be asked for again
                 self._unsynced.appendleft(name)
                 raise
 

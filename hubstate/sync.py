@@ -74,12 +74,14 @@ class Remainder:
         self._opened: Opened = reopen(folder, clock, self._heard)
         try:
             self._outbox = self._opened.outbox()
-        except BaseException:
+        except (
+            BaseException
+        ):  # whatever it is goes on; the session is given back, or nobody could open it again
             self._opened.close()
             raise
         try:
             self._outbox.hurry()
-        except BaseException:
+        except BaseException:  # as above, with the outbox
             self.close()
             raise
         self._sender = Sender(

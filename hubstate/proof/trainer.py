@@ -273,6 +273,7 @@ class People:
         """Writes a checkpoint, a file or a folder, and says so; afterwards it may be stripped, as trainers do."""
         chance, world = self._chance, self.world
         self._saves += 1
+        # Its name, whether a hub is there or not, is told by the memory alone.
         path = ROOT / f"{session._door.memory.name or 'unnamed'}-{kind}"  # noqa: SLF001
         whole = chance.random() > 0.03
         names = [""] if chance.random() < 0.85 else ["config.json", "model/a.bin", "model/b.bin"]
@@ -324,6 +325,7 @@ class People:
         session, aid = self._session, self._aid
         self._session = self._aid = None
         unwritten = {}
+        # What a process held is looked at as it dies; no trainer could, so no session shows it.
         for opened in (None if session is None else session._opened, None if aid is None else aid._opened):  # noqa: SLF001
             if opened is not None:
                 unwritten[opened.folder.name] = opened.door.unwritten

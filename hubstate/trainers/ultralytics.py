@@ -312,7 +312,7 @@ class HubstateCallbacks(Link):
         self._opened = False
         try:
             return type(self._model).train(self._model, *arguments, **named)
-        except BaseException as error:
+        except BaseException as error:  # it goes on as it came; Ctrl-C and sys.exit end a session too
             # What processes of its own did, they told themselves.
             if not self._opened and not isinstance(error, subprocess.CalledProcessError):
                 self._open_failed()

@@ -22,7 +22,7 @@ def main() -> None:
         default_callbacks[hook].append(getattr(link, hook))
     try:
         entrypoint()
-    except BaseException as error:
+    except BaseException as error:  # it goes on as it came; Ctrl-C and sys.exit end a session too
         link.broken(error)
         raise
 
