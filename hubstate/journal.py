@@ -229,9 +229,7 @@ class Journal:
         self._keep_earlier()
         try:
             self._begin(recovery.memory)
-        except (
-            BaseException
-        ):  # whatever it is goes on, Ctrl-C too; no file stays open behind a journal that is none
+        except BaseException:  # undone, and raised as it came
             self._let_go()
             raise
 

@@ -74,9 +74,7 @@ class Remainder:
         self._opened: Opened = reopen(folder, clock, self._heard)
         try:
             self._outbox = self._opened.outbox()
-        except (
-            BaseException
-        ):  # whatever it is goes on; the session is given back, or nobody could open it again
+        except BaseException:  # undone, and raised as it came
             self._opened.close()
             raise
         try:
