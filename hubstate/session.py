@@ -432,9 +432,8 @@ class Session:
         self._closed = True
         try:
             self._outgoing.close()
-        except (
-            StorageError
-        ) as failure:  # a training is not broken by its end: the receipt tells, and the person hears
+        except StorageError as failure:
+            # A training is not broken by its end: the receipt tells, and the person hears.
             self._unkept = str(failure)
         if trouble := self._trouble_here():
             self._say(f"{self._door.memory.name} may not be whole in {self._found.directory}: {trouble}")
