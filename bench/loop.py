@@ -3,21 +3,25 @@
     python bench/loop.py [PAIRS] [SECONDS]
 
 The loop trains a small network with NumPy on one core, at some 100 iterations a second, and logs a row each. It runs by
-turns, in processes of their own: bare, bare once more (the noise), beside a hub that accepts and never answers, and
-beside one's own hub while 1,000,000 rows of an older session leave. Every pair has its ratio; told are their median and
+turns, in processes of their own: bare; bare once more (the noise); with each row written to a file as a plain JSON line
+and nothing else; beside a hub that accepts and never answers; and beside one's own hub while 1,000,000 rows of an older
+session leave. Every pair has its ratio; told are their median and
 spread. The older session is made once, and each run finds what the one before it left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import socket
 import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +39,19 @@ NAMES = [f"metric/{number}" for number in range(50)]
 BATCH, INPUTS, HIDDEN, CLASSES = 512, 64, 640, 10
 
 
-def train(seconds: float, log: Callable[[int, dict[str, float]], None]) -> float:
-    """Trains for some seconds, and tells the iterations per second."""
+def train(seconds: float, log: Callable[[int, dict[str, float]], None]) -> dict[str, float]:
+    """Trains for some seconds; tells the iterations per second, and what share of the time (%) went elsewhere.
+
+    `logging`: the training thread was in `log`. `threads`: the processor's time that other threads of the process had.
+    """
     chance = np.random.default_rng(1)
     inputs = chance.random((BATCH, INPUTS), dtype=np.float32)
     wanted = np.eye(CLASSES, dtype=np.float32)[chance.integers(0, CLASSES, BATCH)]
     first = chance.normal(0, 0.1, (INPUTS, HIDDEN)).astype(np.float32)
     second = chance.normal(0, 0.1, (HIDDEN, HIDDEN)).astype(np.float32)
     third = chance.normal(0, 0.1, (HIDDEN, CLASSES)).astype(np.float32)
+    logging = 0.0
+    others = time.process_time() - time.thread_time()
     begun = time.perf_counter()
     iteration = 0
     while (now := time.perf_counter()) - begun < seconds:
@@ -56,23 +65,37 @@ def train(seconds: float, log: Callable[[int, dict[str, float]], None]) -> float
         first -= 0.1 * inputs.T @ ((back @ second.T) * (one > 0))
         second -= 0.1 * one.T @ back
         loss = float(np.square(error).sum())
-        log(iteration, {name: loss + place for place, name in enumerate(NAMES)})
+        row = {name: loss + place for place, name in enumerate(NAMES)}
+        told = time.perf_counter()
+        log(iteration, row)
+        logging += time.perf_counter() - told
         iteration += 1
-    return iteration / (now - begun)
+    others = time.process_time() - time.thread_time() - others
+    took = now - begun
+    return {"speed": iteration / took, "logging": 100 * logging / took, "threads": 100 * others / took}
 
 
 def one(situation: str, seconds: str, directory: str, address: str, database: str) -> dict[str, float]:
     """One run of the loop; beside a backlog also how many of its rows left meanwhile."""
     if situation == "bare":
         train(2.0, lambda _iteration, _row: None)
-        return {"speed": train(float(seconds), lambda _iteration, _row: None)}
+        return train(float(seconds), lambda _iteration, _row: None)
+    if situation == "plain":
+        with Path(directory).open("ab", buffering=0) as file:
+            train(2.0, lambda _iteration, row: write_plainly(file, row))
+            return train(float(seconds), lambda _iteration, row: write_plainly(file, row))
     session = hubstate.start("loop", directory=directory, hub=address)
     train(2.0, lambda iteration, row: session.log(row, epoch=0, step=iteration))
     before = _arrived(database)
-    speed = train(float(seconds), lambda iteration, row: session.log(row, epoch=1, step=iteration))
+    told = train(float(seconds), lambda iteration, row: session.log(row, epoch=1, step=iteration))
     arrived = _arrived(database)
     session.close()
-    return {"speed": speed, "arrived": arrived - before, "all": arrived}
+    return {**told, "arrived": arrived - before, "all": arrived}
+
+
+def write_plainly(file: RawIOBase, row: dict[str, float]) -> None:
+    """The least that keeps a row when the process dies."""
+    file.write(json.dumps(row).encode() + b"\n")
 
 
 def _arrived(database: str) -> int:
@@ -110,18 +133,26 @@ def silent() -> Iterator[str]:
 
 
 def main() -> None:
-    """By turns: bare, bare again, beside the black hole, beside the backlog."""
+    """By turns: bare, and each situation."""
     os.environ.update(ONE_CORE)
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     seconds = sys.argv[2] if len(sys.argv) > 2 else "6"
-    ratios: dict[str, list[float]] = {"bare once more": [], "a black hole": [], "a backlog leaves": []}
+    ratios: dict[str, list[float]] = {
+        "bare once more": [],
+        "a plain JSON line": [],
+        "a black hole": [],
+        "a backlog leaves": [],
+    }
+    shares: dict[str, list[tuple[float, float]]] = {what: [] for what in ratios}
     bare, gone, there = [], 0.0, 0.0
+    chance = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_backlog(folder / "older")
         with silent() as hole, serving(folder / "hub") as hub:
             arguments = {
                 "bare once more": ("bare", seconds, "", "", ""),
+                "a plain JSON line": ("plain", seconds, str(folder / "plain.jsonl"), "", ""),
                 "a black hole": ("hole", seconds, str(folder / "new"), hole, ""),
                 "a backlog leaves": (
                     "backlog",
@@ -132,21 +163,23 @@ def main() -> None:
                 ),
             }
             for turn in range(pairs):
-                for what in sorted(ratios, key=lambda what, turn=turn: hash((what, turn))):
+                for what in chance.sample(list(ratios), len(ratios)):
                     pair = [("bare", seconds, "", "", ""), arguments[what]]
                     told = [in_a_process(__file__, "--one", *words) for words in pair[:: 1 - 2 * (turn % 2)]]
                     plain, beside = told[:: 1 - 2 * (turn % 2)]
                     bare.append(plain["speed"])
-                    ratios[what].append(beside["speed"] / plain["speed"])
+                    ratios[what].append(100 * beside["speed"] / plain["speed"])
+                    shares[what].append((beside["logging"], beside["threads"]))
                     if what == "a backlog leaves":
                         gone, there = gone + beside["arrived"], beside["all"]
     if not gone or there >= BACKLOG:
         sys.exit(f"{gone:g} rows left and {there:g} are there: some runs had no backlog to drain")
     print(f"{machine()}; {pairs} pairs of {seconds} s by turns; bare {spread(bare)} iterations a second\n")
-    print("| beside | iterations a second against bare, % | mean, % |\n|---|---|---|")
+    print("| beside | iterations a second against bare, % | in `log`, % of the time | other threads, % |")
+    print("|---|---|---|---|")
     for what, found in ratios.items():
-        mean = 100 * sum(found) / len(found)
-        print(f"| {what} | {spread([100 * ratio for ratio in found], 2)} | {mean:.2f} |")
+        logging, threads = zip(*shares[what], strict=True)
+        print(f"| {what} | {spread(found)} | {spread(logging, 2)} | {spread(threads, 2)} |")
     print(f"\n{gone:,.0f} rows of the backlog left meanwhile.")
 
 
