@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import os
 import signal
 import socket
 import threading
@@ -21,9 +19,10 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from hubstate.errors import StorageError, UsageError
+from hubstate.errors import UsageError
 from hubstate.server import keys
 from hubstate.server.admission import is_loopback
+from hubstate.server.alone import alone
 from hubstate.server.app import build
 from hubstate.server.shells import Wiring
 from hubstate.server.store import UPLOAD_LIMIT, Store
@@ -105,7 +104,7 @@ def _prepared(
     with contextlib.ExitStack() as stack:
         store = Store(data_dir, upload_limit=upload_limit)
         stack.callback(store.close)
-        stack.enter_context(_alone(store.data_dir))
+        stack.enter_context(alone(store.data_dir))
         store.sweep()
         store.resumables.sweep(wall())
         with store.database.reading() as connection:
@@ -182,19 +181,3 @@ def _listening(host: str, port: int) -> socket.socket:
         reason = "it is in use: choose another by --port" if in_use else str(error)
         raise UsageError(f"cannot listen on {host}, port {port}: {reason}") from error
     return listening
-
-
-@contextlib.contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
-    """Only one hub runs over a folder: another would sweep away the uploads of the first."""
-    fd = os.open(data_dir / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(
-                f"another hub runs over {data_dir}: stop it, or name another folder"
-            ) from error
-        yield
-    finally:
-        os.close(fd)

@@ -1,23 +1,14 @@
-"""The hub's tables, and the SQLite file that holds them.
+"""The hub's tables. Whoever changes them adds a step to `migrations`.
 
-One writer at a time: a write takes SQLite's lock when it begins (`BEGIN IMMEDIATE`), so that it never finds out
-half-way that somebody else was first; readers see the last committed state and wait for nobody (WAL). The file
-carries the version of its tables in `PRAGMA user_version`.
+Times everywhere are seconds since 1970.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-import sqlalchemy
 from sqlalchemy import (
     JSON,
     Boolean,
     Column,
-    Connection,
     Float,
     Index,
     Integer,
@@ -25,19 +16,14 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    event,
 )
-from sqlalchemy.engine import URL
-
-from hubstate.errors import StorageError
 
 __all__ = [
-    "VERSION",
-    "Database",
     "answers",
     "attempts",
     "checkpoints",
     "keys",
+    "metadata",
     "problems",
     "rows",
     "sessions",
@@ -45,11 +31,9 @@ __all__ = [
     "usage",
 ]
 
-VERSION = 2
-
 metadata = MetaData()
 
-#: Keys to the hub. Only the SHA-256 of a key is kept. Times everywhere are seconds since 1970.
+#: Keys to the hub. Only the SHA-256 of a key is kept.
 keys = Table(
     "keys",
     metadata,
@@ -178,79 +162,3 @@ problems = Table(
     Column("what", String, primary_key=True),
     Column("at", Float, nullable=False),
 )
-
-
-class Database:
-    """The SQLite file at `path`, made if it is not there.
-
-    Raises `StorageError` if it cannot be opened, is damaged, or was written by a newer hubstate.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._writing = threading.Lock()
-        self._engine = sqlalchemy.create_engine(
-            URL.create("sqlite", database=str(path)),
-            connect_args={"timeout": 30.0},
-            pool_size=4,
-            max_overflow=60,
-        )
-        event.listen(self._engine, "connect", _on_connect)
-        event.listen(self._engine, "begin", _on_begin)
-        try:
-            self._prepare(path)
-        except sqlalchemy.exc.DatabaseError as error:
-            self.close()
-            raise StorageError(f"cannot use the hub's database {path}: {error.orig}") from error
-        except StorageError:
-            self.close()
-            raise
-
-    def _prepare(self, path: Path) -> None:
-        with self.writing() as connection:
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version > VERSION:
-                raise StorageError(
-                    f"the hub's database {path} has version {version}, this hubstate knows up to {VERSION}: "
-                    "use the newer hubstate that wrote it"
-                )
-            if version == 1:
-                connection.exec_driver_sql("ALTER TABLE sessions ADD COLUMN epoch_at FLOAT")
-                connection.exec_driver_sql("ALTER TABLE answers ADD COLUMN digest VARCHAR")
-            if version < VERSION:
-                metadata.create_all(connection)
-                connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection that sees one moment of the database."""
-        with self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction: committed when the block ends, rolled back when it raises."""
-        with (
-            self._writing,
-            self._engine.connect().execution_options(writes=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._engine.dispose()
-
-
-def _on_connect(connection: object, _record: object) -> None:
-    # The driver must not begin transactions by itself: `_on_begin` does.
-    connection.isolation_level = None  # type: ignore[attr-defined]
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA journal_mode = WAL")
-    # An acknowledged row or file must survive a power cut: the client forgets what was acknowledged.
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
-
-
-def _on_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -15,8 +15,9 @@ from pathlib import Path
 from sqlalchemy import select
 
 from hubstate.errors import StorageError, UsageError
+from hubstate.server.database import Database
 from hubstate.server.resumable import Resumables
-from hubstate.server.schema import Database, checkpoints
+from hubstate.server.schema import checkpoints
 
 __all__ = ["UPLOAD_LIMIT", "Store"]
 

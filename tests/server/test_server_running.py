@@ -1,4 +1,4 @@
-"""Running: start, stop, ports, folders, signals, and a damaged or newer database."""
+"""Running: start, stop, ports, folders, signals, and a damaged database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,7 +15,6 @@ import pytest
 from hub_client import Client, row
 
 from hubstate.errors import StorageError, UsageError
-from hubstate.server import schema
 from hubstate.server.running import running
 from hubstate.server.store import Store
 
@@ -112,41 +110,6 @@ def test_a_damaged_database_is_told(data_dir: Path) -> None:
     (data_dir / "hub.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError, match=r"hub\.sqlite"), running(data_dir):
         pass
-
-
-def test_a_newer_database_is_left_alone(data_dir: Path) -> None:
-    """A folder that a newer hubstate wrote is refused and not changed."""
-    Store(data_dir).close()
-    with sqlite3.connect(data_dir / "hub.sqlite") as database:
-        database.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
-    database.close()
-    with pytest.raises(StorageError, match="newer hubstate"), running(data_dir):
-        pass
-
-
-def test_an_older_database_is_brought_up_to_date(data_dir: Path) -> None:
-    """What a hub of version 1 holds is there afterwards, and goes on; when its epochs were heard of, nobody knows."""
-    with running(data_dir) as hub:
-        client = Client(hub.url)
-        client.open()
-        client.rows([row(0, loss=1.0)])
-        client.http.close()
-    with sqlite3.connect(data_dir / "hub.sqlite") as database:
-        database.execute("ALTER TABLE sessions DROP COLUMN epoch_at")
-        database.execute("ALTER TABLE answers DROP COLUMN digest")
-        database.execute("PRAGMA user_version = 1")
-    database.close()
-    with running(data_dir) as hub:
-        client = Client(hub.url)
-        assert (client.model()["epoch"], client.model()["epoch_at"], client.model()["conditions"]) == (
-            0,
-            None,
-            [],
-        )
-        assert "Last epoch" not in client.get("/models/S1", headers={"Accept": "text/html"}).text
-        client.rows([row(1, loss=1.0)])
-        assert client.model()["epoch_at"] == client.model()["last_contact"]
-        client.http.close()
 
 
 def test_a_damaged_secret_is_told(data_dir: Path) -> None:
