@@ -26,6 +26,7 @@ __all__ = [
     "metadata",
     "problems",
     "rows",
+    "said",
     "sessions",
     "steps",
     "usage",
@@ -47,6 +48,7 @@ keys = Table(
 )
 
 #: Sessions ("models" in HUB v1). `own`: opened by hubstate, which announces its state. `body`: the HUB v1 body.
+#: `client`: `platform` for Ultralytics' Platform callback (new in 0003); NULL for one that speaks HUB v1, hubstate's included.
 #: `epoch_at`: when the hub first heard of `epoch`, or of the attempt while that has none (new in version 2).
 sessions = Table(
     "sessions",
@@ -75,6 +77,7 @@ sessions = Table(
     Column("last_contact", Float, nullable=False),
     Column("ended_at", Float),
     Column("deleted_at", Float),
+    Column("client", String),
 )
 Index("sessions_by_age", sessions.c.owner, sessions.c.created_at, sessions.c.id)
 
@@ -161,4 +164,19 @@ problems = Table(
     Column("session", String, primary_key=True),
     Column("what", String, primary_key=True),
     Column("at", Float, nullable=False),
+)
+
+#: What the Platform callback said that is neither a row nor a file: each event once, told from others by `digest`
+#: (new in 0003).
+said = Table(
+    "said",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("session", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("event", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("data", JSON, nullable=False),
+    UniqueConstraint("session", "attempt", "event", "digest"),
 )
