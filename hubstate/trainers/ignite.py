@@ -18,12 +18,11 @@ on; its session ends with the block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from hubstate.errors import UsageError
 from hubstate.trainers.link import fenced, supported
-from hubstate.trainers.quiet import QuietLink
+from hubstate.trainers.quiet import QuietLink, QuietOptions
 
 try:
     import ignite
@@ -49,15 +48,13 @@ class HubstateCallback(QuietLink):
         self,
         name: str | None = None,
         *,
-        saves: str | Path | None = None,
-        fitness: str | None = None,
         steps: int | None = None,
-        **options: Any,
+        **options: Unpack[QuietOptions],
     ) -> None:
         supported("pytorch-ignite", ignite.__version__, first=(0, 5), tested="0.5.5")
         if steps is not None and (type(steps) is not int or steps < 1):
             raise UsageError(f"steps must be a whole number, 1 or more, or None, not {steps!r:.80}")
-        super().__init__(name, saves=saves, fitness=fitness, **options)
+        super().__init__(name, **options)
         self._steps = steps
 
     def attach(self, trainer: Any, evaluators: Any = None) -> Self:

@@ -14,12 +14,11 @@ Keras fires nothing when an exception or Ctrl-C leaves `fit()`: only the block s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hubstate.errors import UsageError
 from hubstate.trainers.link import fenced, supported
-from hubstate.trainers.quiet import QuietLink
+from hubstate.trainers.quiet import QuietLink, QuietOptions
 
 try:
     import keras
@@ -41,16 +40,14 @@ class HubstateCallback(QuietLink, keras.callbacks.Callback):  # type: ignore[mis
         self,
         name: str | None = None,
         *,
-        saves: str | Path | None = None,
-        fitness: str | None = None,
         steps: int | None = None,
-        **options: Any,
+        **options: Unpack[QuietOptions],
     ) -> None:
         supported("keras", keras.__version__, first=(3,), tested="3.15")
         if steps is not None and (type(steps) is not int or steps < 1):
             raise UsageError(f"steps must be a whole number, 1 or more, or None, not {steps!r:.80}")
         keras.callbacks.Callback.__init__(self)
-        super().__init__(name, saves=saves, fitness=fitness, **options)
+        super().__init__(name, **options)
         self._steps = steps
         self._now = 0
 

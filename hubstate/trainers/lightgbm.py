@@ -12,11 +12,10 @@ LightGBM has no event for its end, and none for an exception: only the block see
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hubstate.trainers.link import fenced, supported
-from hubstate.trainers.quiet import QuietLink
+from hubstate.trainers.quiet import QuietLink, QuietOptions
 
 try:
     import lightgbm
@@ -40,13 +39,10 @@ class HubstateCallback(QuietLink):
     def __init__(
         self,
         name: str | None = None,
-        *,
-        saves: str | Path | None = None,
-        fitness: str | None = None,
-        **options: Any,
+        **options: Unpack[QuietOptions],
     ) -> None:
         supported("lightgbm", lightgbm.__version__, first=(4,), tested="4.7")
-        super().__init__(name, saves=saves, fitness=fitness, **options)
+        super().__init__(name, **options)
         #: LightGBM's own words: among the callbacks after an iteration, before the one that stops early (30).
         self.before_iteration = False
         self.order = 20

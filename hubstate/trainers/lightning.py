@@ -24,13 +24,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hubstate.errors import CheckpointMissing
 from hubstate.snapshots import look
 from hubstate.states import Outcome
 from hubstate.trainers.link import fenced, numbers, supported
-from hubstate.trainers.quiet import QuietLink
+from hubstate.trainers.quiet import QuietLink, QuietOptions
 
 __all__ = ["HubstateCallback", "HubstateLogger"]
 
@@ -56,11 +56,12 @@ class HubstateCallback(QuietLink, _PL.Callback):  # type: ignore[misc,name-defin
     """Records what `fit()` does as a session. Give it to the trainer's `callbacks`.
 
     `options`: those of `hubstate.start`; `name` None takes what the module's class is called. Where a checkpoint is saved by
-    a monitored metric the best one is found by it. Raises `UsageError` for an argument or a version of Lightning that cannot
-    be used.
+    a monitored metric the best one is found by it. `saves`: where other code writes checkpoints, a file, a folder or a
+    pattern; `fitness`: the metric by which the best of those is found, such as `-val_loss`. Raises `UsageError` for an
+    argument or a version of Lightning that cannot be used.
     """
 
-    def __init__(self, name: str | None = None, **options: Any) -> None:
+    def __init__(self, name: str | None = None, **options: Unpack[QuietOptions]) -> None:
         supported("lightning", _PL.__version__, first=(2, 2), tested="2.6")
         super().__init__(name, **options)
         self._bare = name is None and not options
@@ -75,8 +76,8 @@ class HubstateCallback(QuietLink, _PL.Callback):  # type: ignore[misc,name-defin
 
     @fenced
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self.started()
         self._now = _Now()
+        self.started()
         if trainer.fast_dev_run:  # a rehearsal: Lightning itself tells no logger of it, and saves nothing
             return
         self._now.trainer = trainer
@@ -160,6 +161,7 @@ class HubstateCallback(QuietLink, _PL.Callback):  # type: ignore[misc,name-defin
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
         if self._now.trainer is not None:
             self._written()
+            self.found()
             self._now = _Now()
             # Lightning makes an exit of SIGTERM, one without a code, as if the training had come to its end.
             if type(exception).__name__ == "SIGTERMException" and self._session is not None:
@@ -174,9 +176,14 @@ class HubstateCallback(QuietLink, _PL.Callback):  # type: ignore[misc,name-defin
         self._written()
         if self._now.row_of is not None:
             self.row(self._now.row_of, self._now.fresh.late(trainer, self._now.row))
+        self.found()
 
+    @fenced
     def _written(self) -> None:
-        """Tells of the files that the hook before announced. Only the first process has them."""
+        """Tells of the files that the hook before announced. Only the first process has them.
+
+        A disk that is full there must not keep it from what the hook does then, and the others do meanwhile: they wait.
+        """
         if self.session is not None:
             for path, epoch, fitness in self._now.files.written():
                 self.save(path, epoch, fitness=fitness)
@@ -236,7 +243,7 @@ class HubstateLogger(_LOGGER):  # type: ignore[misc,valid-type]
     arguments, which are those of `HubstateCallback`. Checkpoints then lie in a folder of its `name`, below the trainer's own.
     """
 
-    def __init__(self, name: str | None = None, **options: Any) -> None:
+    def __init__(self, name: str | None = None, **options: Unpack[QuietOptions]) -> None:
         super().__init__()
         self._callback = HubstateCallback(name, **options)
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar
 
 from hubstate.errors import UsageError
 from hubstate.events import (
@@ -33,7 +33,7 @@ from hubstate.session import Session, start
 from hubstate.states import State
 from hubstate.wish import checked_wish
 
-__all__ = ["Link", "fenced", "numbers", "plain", "supported"]
+__all__ = ["Link", "Options", "fenced", "numbers", "plain", "supported"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +61,22 @@ def fenced(hook: Callable[Concatenate[L, P], T]) -> Callable[Concatenate[L, P], 
             return None
 
     return inside
+
+
+class Options(TypedDict, total=False):
+    """What each trainer module takes beside its own arguments: those of `hubstate.start`, and what `Link` makes of them."""
+
+    hub: str | None
+    api_key: str | None
+    project: str | None
+    group: str | None
+    tags: Iterable[str]
+    config: Mapping[str, Any] | None
+    directory: str | Path | None
+    mode: str | None
+    limits: Limits | None
+    checkpoints: str
+    resume: bool | str | None
 
 
 class Link:
@@ -219,7 +235,14 @@ class Link:
             )
 
     def wants_stop(self) -> bool:
-        """Whether somebody at the hub wishes the training to stop: then the trainer has to be told so, and it ends early."""
+        """Whether somebody at the hub wishes the training to stop: then the trainer has to be told so, and it ends early.
+
+        It raises nothing: where several processes train, the others wait for this one's answer.
+        """
+        return bool(self._wished())
+
+    @fenced
+    def _wished(self) -> bool:
         return self._session is not None and self._session.heed_stop()
 
     def finish(self) -> None:

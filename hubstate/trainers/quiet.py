@@ -15,17 +15,24 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from hubstate.errors import CheckpointMissing, UsageError
 from hubstate.snapshots import look
 from hubstate.states import Outcome
-from hubstate.trainers.link import Link, fenced
+from hubstate.trainers.link import Link, Options, fenced
 
-__all__ = ["QuietLink"]
+__all__ = ["QuietLink", "QuietOptions"]
 
 #: How long a block waits for what is left when it is left by an exception after the training had ended (seconds).
 _AFTER_ERROR = 3.0
+
+
+class QuietOptions(Options, total=False):
+    """What such a module takes beside its own arguments."""
+
+    saves: str | Path | None
+    fitness: str | None
 
 
 class QuietLink(Link):
@@ -42,7 +49,7 @@ class QuietLink(Link):
         *,
         saves: str | Path | None = None,
         fitness: str | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(name, **options)
         if fitness is not None and not (isinstance(fitness, str) and fitness.lstrip("-")):
@@ -101,7 +108,12 @@ class QuietLink(Link):
         changed = {path: shape for path, shape in self._present() if self._seen.get(path) != shape}
         self._seen.update(changed)
         for path in sorted(changed, key=lambda path: (changed[path][1], path)):
-            self.save(path, self._epoch, fitness=self._measured())
+            self._take(path)
+
+    @fenced
+    def _take(self, path: str) -> None:
+        """What cannot be taken is told, and keeps nothing else from being taken."""
+        self.save(path, self._epoch, fitness=self._measured())
 
     def ended(self) -> None:
         """The trainer came to its end. The session does so now, or with the block around the training."""

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hubstate.trainers.link import fenced, supported
-from hubstate.trainers.quiet import QuietLink
+from hubstate.trainers.quiet import QuietLink, QuietOptions
 
 try:
     import transformers
@@ -59,11 +59,12 @@ class HubstateCallback(QuietLink, TrainerCallback):  # type: ignore[misc]
     """Records what `train()` does as a session. Give it to `callbacks`, and put `with` around the call.
 
     `options`: those of `hubstate.start`; `name` None takes the `run_name` of the arguments, else what the model's class is
-    called. The best checkpoint is found by `metric_for_best_model`. Raises `UsageError` for an argument or a version of
-    Transformers that cannot be used.
+    called. The best checkpoint is found by `metric_for_best_model`. `saves`: where other code writes checkpoints, a file, a
+    folder or a pattern; `fitness`: the metric by which the best of those is found, such as `-eval_loss`. Raises
+    `UsageError` for an argument or a version of Transformers that cannot be used.
     """
 
-    def __init__(self, name: str | None = None, **options: Any) -> None:
+    def __init__(self, name: str | None = None, **options: Unpack[QuietOptions]) -> None:
         supported("transformers", transformers.__version__, first=(4, 56), tested="5.24")
         super().__init__(name, **options)
         self._now = -1
@@ -85,6 +86,7 @@ class HubstateCallback(QuietLink, TrainerCallback):  # type: ignore[misc]
 
     @fenced
     def on_epoch_begin(self, /, args: Any, state: Any, control: Any, **_more: Any) -> None:  # noqa: ARG002
+        self.found()
         # Where nobody knows how long an epoch is, the fractions never add up to the next one.
         self._now = max(int(state.epoch), self._now + 1)
         self._between = False

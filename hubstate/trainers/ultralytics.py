@@ -23,18 +23,17 @@ import copy
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from hubstate import settings
 from hubstate.errors import UsageError
 from hubstate.events import ExportStart, PredictStart, PretrainRoutineEnd, ValStart
-from hubstate.limits import Limits
 from hubstate.session import Session
 from hubstate.states import Outcome, State
-from hubstate.trainers.link import Link, fenced, supported
+from hubstate.trainers.link import Link, Options, fenced, supported
 
 __all__ = ["HOOKS", "HubstateCallbacks", "attach", "checked_release"]
 
@@ -60,25 +59,10 @@ HOOKS = (
 )
 
 
-def attach(
-    model: Any,
-    name: str | None = None,
-    *,
-    hub: str | None = None,
-    api_key: str | None = None,
-    project: str | None = None,
-    group: str | None = None,
-    tags: Iterable[str] = (),
-    config: Mapping[str, Any] | None = None,
-    directory: str | Path | None = None,
-    mode: str | None = None,
-    limits: Limits | None = None,
-    checkpoints: str = "all",
-    resume: bool | str | None = None,
-) -> HubstateCallbacks:
+def attach(model: Any, name: str | None = None, **options: Unpack[Options]) -> HubstateCallbacks:
     """Records the trainings of an Ultralytics model, such as `YOLO("yolo11n.pt")`, each as a session.
 
-    The arguments are those of `hubstate.start`. `name` None: the folder that Ultralytics saves to (`detect/train2`). `resume`
+    `options`: those of `hubstate.start`. `name` None: the folder that Ultralytics saves to (`detect/train2`). `resume`
     None: as Ultralytics is told. What is attached already is replaced. Raises `UsageError` for a model, a release of
     Ultralytics or an argument that cannot be used.
     """
@@ -88,21 +72,7 @@ def attach(
         raise UsageError(
             f"attach takes a model of Ultralytics, such as YOLO('yolo11n.pt'), not {model!r:.80}"
         )
-    link = HubstateCallbacks(
-        model,
-        name,
-        hub=hub,
-        api_key=api_key,
-        project=project,
-        group=group,
-        tags=tags,
-        config=config,
-        directory=directory,
-        mode=mode,
-        limits=limits,
-        checkpoints=checkpoints,
-        resume=resume,
-    )
+    link = HubstateCallbacks(model, name, **options)
     for hook in HOOKS:
         for earlier in [call for call in known.get(hook, ()) if _is_ours(call)]:
             known[hook].remove(earlier)
@@ -130,7 +100,7 @@ class HubstateCallbacks(Link):
     `model` None: they are for every model of a process, and there is no block.
     """
 
-    def __init__(self, model: Any, name: str | None = None, **options: Any) -> None:
+    def __init__(self, model: Any, name: str | None = None, **options: Unpack[Options]) -> None:
         super().__init__(name, **options)
         self._model = model
         self._forget()

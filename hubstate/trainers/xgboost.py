@@ -14,11 +14,10 @@ it tells nobody. With `xgb_model=` it counts its rounds from 0 again; a session 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hubstate.trainers.link import fenced, supported
-from hubstate.trainers.quiet import QuietLink
+from hubstate.trainers.quiet import QuietLink, QuietOptions
 
 try:
     import xgboost
@@ -43,14 +42,11 @@ class HubstateCallback(QuietLink, TrainingCallback):  # type: ignore[misc]
     def __init__(
         self,
         name: str | None = None,
-        *,
-        saves: str | Path | None = None,
-        fitness: str | None = None,
-        **options: Any,
+        **options: Unpack[QuietOptions],
     ) -> None:
         supported("xgboost", xgboost.__version__, first=(2,), tested="3.2")
         TrainingCallback.__init__(self)
-        super().__init__(name, saves=saves, fitness=fitness, **options)
+        super().__init__(name, **options)
         self._first = 0
 
     def before_training(self, model: Any) -> Any:

@@ -202,6 +202,49 @@ def test_only_the_first_process_has_a_session(sessions):
     assert sessions == []
 
 
+@pytest.mark.parametrize("broken", ["save", "row"])
+def test_what_goes_wrong_in_the_first_process_leaves_no_other_waiting(
+    sessions, tmp_path, monkeypatch, broken
+):
+    """Where nothing can be kept, the first process still looks at the metrics and asks the others, as they do."""
+    asked, looks = [], []
+    file = tmp_path / "last.ckpt"
+    saver = SimpleNamespace(dirpath=str(tmp_path), last_model_path=str(file), monitor=None, mode="min")
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda wish, **_named: asked.append(wish))
+    more = {"world_size": 2, "strategy": strategy, "checkpoint_callbacks": [saver], "log_every_n_steps": 1}
+    it = Watched(looks, **vars(trainer(**more)))
+
+    def full(*_arguments, **_named):
+        raise OSError(28, "No space left on device")
+
+    callback = begun(LIGHTNING.HubstateCallback(), it)
+    monkeypatch.setattr(callback, broken, full)
+    callback.on_train_epoch_start(it, None)
+    for hook in ("on_train_epoch_end", "on_train_end"):
+        file.write_text(hook)
+        callback.on_save_checkpoint(it, None, {})
+        looks.clear()
+        getattr(callback, hook)(it, None)
+        assert looks, f"{hook} looks at the metrics"
+    file.write_text("once more")
+    callback.on_save_checkpoint(it, None, {})
+    callback.on_train_batch_end(it, None, None, None, 0)
+    assert asked == [False]
+
+
+class Watched(SimpleNamespace):
+    """A trainer that knows when its metrics are looked at: in several processes all of them have to."""
+
+    def __init__(self, looks, **given):
+        vars(self)["looks"] = looks
+        super().__init__(**given)
+
+    def __getattribute__(self, name):
+        if name == "callback_metrics":
+            super().__getattribute__("looks").append(name)
+        return super().__getattribute__(name)
+
+
 # -- stop ------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +352,20 @@ def test_a_checkpoint_is_judged_by_what_it_monitors(sessions, events, tmp_path, 
     link.symlink_to(best)
     over(callback, it)
     assert saves(events, sessions[0]) == [("best.ckpt", 0, fitness)]
+
+
+def test_what_other_code_writes_is_found_between_the_epochs(sessions, events, tmp_path):
+    """With `saves=` a file that no checkpoint callback wrote is a checkpoint of its epoch, judged as `fitness=` says."""
+    it = trainer()
+    (place := tmp_path / "mine").mkdir()
+    callback = begun(LIGHTNING.HubstateCallback(saves=place, fitness="-loss"), it)
+    for number in (0, 1):
+        epoch(callback, it, number, loss=1.0 - number)
+        (place / f"{number}.ckpt").write_text("mine")
+    callback.on_train_epoch_start(it, None)
+    (place / "2.ckpt").write_text("mine")
+    callback.on_exception(it, None, RuntimeError("boom"))
+    assert saves(events, sessions[0]) == [("0.ckpt", 0, -1.0), ("1.ckpt", 1, 0.0), ("2.ckpt", 1, 0.0)]
 
 
 def test_what_was_written_before_an_exception_is_kept(sessions, events, tmp_path):

@@ -306,6 +306,16 @@ def test_a_wish_to_stop_is_heeded_by_whoever_asks(link, sessions, hubstate_hub):
     assert (sessions[0].state, sessions[0].outcome) == (State.DONE, Outcome.STOPPED)
 
 
+def test_a_wish_that_cannot_be_looked_at_is_none(link, sessions, monkeypatch):
+    """Asking raises nothing: where several processes train, the others wait for the answer."""
+
+    def broken():
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(sessions[0], "heed_stop", broken)
+    assert link.wants_stop() is False
+
+
 def test_a_wish_that_nobody_heard_of_stopped_nothing(link, sessions, hubstate_hub):
     """A training that came to its own end is `finished`, whatever was wished meanwhile."""
     hubstate_hub.say(News(stop="pressed"))

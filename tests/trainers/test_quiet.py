@@ -138,6 +138,18 @@ def test_several_files_are_told_as_they_were_written(sessions, saves):
     assert [name for name, _, _ in saves(sessions[0])] == ["b", "a", "c"]
 
 
+def test_what_cannot_be_taken_keeps_nothing_else_from_being_taken(sessions, saves, hubstate_directory):
+    """A folder that holds the session itself is refused, and the file beside it is a checkpoint all the same."""
+    link = begun(QuietLink(saves=hubstate_directory.parent))
+    link.row(0, {"loss": 0.5})
+    later = hubstate_directory.parent / "later.pt"
+    later.write_text("whole")
+    os.utime(later, (2**33, 2**33))  # it comes last
+    link.found()
+    found = [name for name, _, _ in saves(sessions[0])]
+    assert (hubstate_directory.name in found, found[-1]) == (False, "later.pt")
+
+
 def test_a_link_that_leads_nowhere_is_no_checkpoint(sessions, saves):
     """What cannot be looked at is passed over, and the training goes on."""
     Path("kept").mkdir()

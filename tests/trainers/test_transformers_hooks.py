@@ -186,6 +186,21 @@ def test_a_search_for_hyper_parameters_has_folders_of_its_own(training, sessions
     assert [Path(e.path).parent.name for e in events(sessions[0], ModelSave)] == ["run-1"]
 
 
+def test_what_other_code_writes_is_found_between_the_epochs(sessions, events, tmp_path):
+    """With `saves=` a file that the trainer did not write is a checkpoint of its epoch, judged as `fitness=` says."""
+    callback = TRANSFORMERS.HubstateCallback("sums", saves=tmp_path / "*.bin", fitness="-eval_loss")
+    training = Training(callback, tmp_path)
+    training("on_train_begin")
+    for number in (0, 1):
+        training("on_epoch_begin", epoch=float(number))
+        training("on_epoch_end", epoch=number + 1.0)
+        training("on_log", logs={"eval_loss": 1.0 - number})
+        (tmp_path / f"{number}.bin").write_text("mine")
+    training("on_train_end")
+    saves = [(Path(save.path).name, save.epoch, save.fitness) for save in events(sessions[0], ModelSave)]
+    assert saves == [("0.bin", 0, -1.0), ("1.bin", 1, 0.0)]
+
+
 def test_only_the_first_process_tells_of_a_folder(training, sessions, capsys, tmp_path):
     """Every process has its hooks called, and one has a session; of the others nothing is heard."""
     training("on_train_begin", is_world_process_zero=False)
