@@ -100,13 +100,15 @@ def _illegal(memory: Memory, event: Event, cells: machine.Cells) -> Decision:
 
 
 def _why_held(memory: Memory, event: Event, guards: dict[str, bool], cells: machine.Cells) -> str:
-    """The words of the guards that said no."""
-    reasons = []
+    """The words of the guards that said no; each with its name where there are several, for all speak of seconds."""
+    reasons: dict[str, str] = {}
     for rule in machine.rules_for(memory.state, type(event), cells):
         for guard in rule.guards:
             if guards.get(guard.name) is False and (why := guard.why_not(memory, event)) not in reasons:
-                reasons.append(why)
-    return "; ".join(reasons)
+                reasons[why] = guard.name
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return "; ".join(f"{name}: {why}" for why, name in reasons.items())
 
 
 def _is_beat(event: Event) -> bool:

@@ -273,6 +273,9 @@ def test_explain_says_when() -> None:
     before = len(steps(session))
     assert "900 s left of 900 s" in session.explain("model_save")
     assert "-> finalizing" in session.explain("train_end")
+    assert session.explain("tick") == (
+        "metrics_due: not yet: 3 s left of 3 s; checkpoint_due: not yet: 900 s left of 900 s"
+    )
     for event in [name for state in State for name in legal_events(state)]:
         assert session.explain(event)
     with pytest.raises(UsageError, match="there is no event 'lunch'"):
