@@ -28,6 +28,30 @@ def serve(
         str | None,
         typer.Option(metavar="URL", help="how others reach it, if that is not the address it listens on"),
     ] = None,
+    heartbeat: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="how often a training shall give a sign of life, and so hear of a wish to stop",
+            show_default="the training's own, 300",
+            min=5,
+            max=300,
+        ),
+    ] = None,
+    rate_limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="requests a minute of one key", show_default="1000000", min=1),
+    ] = None,
+    keep_console: Annotated[
+        bool, typer.Option("--keep-console", help="keep what trainings print, where Ultralytics sends it")
+    ] = False,
+    keep_host: Annotated[
+        bool,
+        typer.Option(
+            "--keep-host",
+            help="keep command line, host name, Python's path and git remote, where Ultralytics sends them",
+        ),
+    ] = False,
 ) -> None:
     """Run the hub you own: API, web pages, files. Ctrl-C ends it."""
     from hubstate.cli.log import configure_log
@@ -36,7 +60,9 @@ def serve(
     configure_log()
     with extra("server"):
         from hubstate.server.running import serve as run
-    run(_data_dir(data_dir), host=host, port=port, public_url=public_url, announce=say)
+        from hubstate.server.terms import RATE_LIMIT, Terms
+    terms = Terms(heartbeat, rate_limit or RATE_LIMIT, console=keep_console, host=keep_host)
+    run(_data_dir(data_dir), host=host, port=port, public_url=public_url, announce=say, terms=terms)
 
 
 keys = typer.Typer(

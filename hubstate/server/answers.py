@@ -38,12 +38,14 @@ class Problem(Exception):
 class Caller:
     """Who asks. `base`: the hub's address as the caller sees it; `key`: the idempotency key, or empty.
 
+    `heartbeat`: the interval in seconds that this hub tells its clients to keep, or None for their own.
     Raises `Problem` for a key that is too long.
     """
 
     owner: str
     base: str
     key: str = ""
+    heartbeat: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.key) > _KEY_LENGTH:

@@ -11,19 +11,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, insert, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
+from hubstate.server import derive, schema, sessions
 from hubstate.server import rows as rows_room
-from hubstate.server import schema, sessions
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import End, Life, Opening, Rows, Steps, Usage, converted, decoded, json_object
 from hubstate.server.checkpoints import kinds_of, place
 from hubstate.server.sessions import about
 from hubstate.server.store import Store
 from hubstate.server.uploads import Received, digest_of_header
-from hubstate.states import CheckpointKind
+from hubstate.states import CheckpointKind, State
 
 __all__ = [
     "end_model",
@@ -127,10 +126,10 @@ def _note_progress(connection: Connection, session: Any, new: list[rows_room.Row
     if not mine:
         return
     epochs = [row.epoch for row in mine if not row.final and row.step is None]
-    values: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     if epochs:
-        values["epoch"] = max(*epochs, -1 if session["epoch"] is None else session["epoch"])
-    sessions.announce(connection, session, session["attempt"], values, now)
+        told["epoch"] = max(*epochs, -1 if session["epoch"] is None else session["epoch"])
+    sessions.hear(connection, session, session["attempt"], (derive.row_came(now, mine[0].epoch),), now, told)
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------
@@ -152,7 +151,7 @@ def upload_may_come(
                 413,
                 "too_large",
                 f"an upload may have at most {store.upload_limit} bytes here",
-                sessions.news(session, caller.base),
+                sessions.news(session, caller),
             )
         first = sessions.remembered(connection, caller, sha256)
         if first is None or (first.digest is not None and not sha256):
@@ -183,7 +182,7 @@ def take_upload(
                 422,
                 "digest_mismatch",
                 f"the bytes that arrived have the sha256 {received.sha256}, others were announced: send them again",
-                sessions.news(session, caller.base),
+                sessions.news(session, caller),
             )
         where = kinds_of(received.fields, received.name, session)
         for what in where.odd:
@@ -193,7 +192,7 @@ def take_upload(
         if CheckpointKind.FINAL.value in where.kinds:
             sessions.final_stored(connection, session, now)
         elif where.attempt == session["attempt"]:
-            sessions.announce(connection, session, where.attempt, {}, now)
+            sessions.hear(connection, session, where.attempt, derive.announced(now, None, None), now)
         data = {"kind": where.kinds[0], "size": received.size, "sha256": received.sha256, "kept": kept}
         return model, data
 
@@ -238,18 +237,20 @@ def heartbeat(store: Store, caller: Caller, model: str, body: bytes, now: float)
     life = None if own is None else converted(own, Life)
     with store.database.writing() as connection:
         session = sessions.find(connection, model, caller.owner)
-        told = asked.get("agentId")
-        agent = (
-            told if isinstance(told, str) and 0 < len(told) <= 200 else session["agent"] or f"agent-{model}"
-        )
+        named = asked.get("agentId")
+        if not (isinstance(named, str) and 0 < len(named) <= 200):
+            named = session["agent"]
+        agent = named or f"agent-{model}"
         sessions.touch(connection, model, now)
         connection.execute(update(schema.sessions).where(schema.sessions.c.id == model).values(agent=agent))
         if life is None:
-            sessions.announce(connection, session, session["attempt"], {}, now)
+            events = derive.announced(now, None, None)
+            sessions.hear(connection, session, session["attempt"], events, now)
         else:
-            values = {name: value for name, value in msgspec.to_builtins(life).items() if value is not None}
-            values.pop("attempt")
-            sessions.announce(connection, session, life.attempt, {"state": session["state"], **values}, now)
+            events = () if life.state is None else derive.announced(now, life.state, life.outcome)
+            told = {"epoch": life.epoch, "waiting": life.waiting}
+            heard = {name: value for name, value in told.items() if value is not None}
+            sessions.hear(connection, session, life.attempt, events, now, heard)
         return about(session, caller, {"agentId": agent})
 
 
@@ -259,10 +260,9 @@ def end_model(store: Store, caller: Caller, model: str, body: bytes, now: float)
 
     def effect(connection: Connection) -> tuple[str, Any]:
         session = sessions.find(connection, model, caller.owner)
-        values: dict[str, Any] = {"state": said.state, "outcome": said.outcome.value, "reason": said.reason}
-        if said.rows is not None:
-            values["rows_told"] = said.rows
-        sessions.end(connection, session, said.attempt, values, now)
+        told = {} if said.rows is None else {"rows_told": said.rows}
+        events = derive.ended(now, State(said.state), said.outcome, said.reason)
+        sessions.hear(connection, session, said.attempt, events, now, told)
         return model, {"id": model}
 
     return sessions.once(store, caller, sessions.digest_of(body), now, effect)

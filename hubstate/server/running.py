@@ -26,6 +26,7 @@ from hubstate.server.alone import alone
 from hubstate.server.app import build
 from hubstate.server.shells import Wiring
 from hubstate.server.store import UPLOAD_LIMIT, Store
+from hubstate.server.terms import Terms
 
 __all__ = ["RunningHub", "running", "serve"]
 
@@ -51,13 +52,18 @@ def serve(
     public_url: str | None = None,
     announce: Callable[[str], None],
     upload_limit: int = UPLOAD_LIMIT,
+    terms: Terms | None = None,
 ) -> None:
     """Runs the hub in `data_dir` until Ctrl-C or SIGTERM. `announce` gets lines for people.
 
     Raises `UsageError` for a host or a port that cannot be listened on, and for one that others reach while no key
     exists; `StorageError` for a folder that cannot be used.
     """
-    with _prepared(data_dir, host, port, public_url, time.time, upload_limit) as (hub, server, listening):
+    with _prepared(data_dir, host, port, public_url, time.time, upload_limit, terms) as (
+        hub,
+        server,
+        listening,
+    ):
         announce(f"the hub answers at {public_url or hub.url}; its data lie in {hub.data_dir}")
         if not keys.listed(data_dir):
             announce("no key exists yet: it answers this machine alone, until `hubstate keys create NAME`")
@@ -75,12 +81,13 @@ def running(
     public_url: str | None = None,
     wall: Callable[[], float] = time.time,
     upload_limit: int = UPLOAD_LIMIT,
+    terms: Terms | None = None,
 ) -> Iterator[RunningHub]:
     """Runs the hub in `data_dir` in a thread while the block lasts. `port` 0 takes a free one.
 
     Raises as `serve` does.
     """
-    with _prepared(data_dir, host, port, public_url, wall, upload_limit) as (hub, server, listening):
+    with _prepared(data_dir, host, port, public_url, wall, upload_limit, terms) as (hub, server, listening):
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listening]}, name="hubstate-hub", daemon=True
         )
@@ -100,9 +107,10 @@ def _prepared(
     public_url: str | None,
     wall: Callable[[], float],
     upload_limit: int,
+    terms: Terms | None,
 ) -> Iterator[tuple[RunningHub, uvicorn.Server, socket.socket]]:
     with contextlib.ExitStack() as stack:
-        store = Store(data_dir, upload_limit=upload_limit)
+        store = Store(data_dir, upload_limit=upload_limit, terms=terms)
         stack.callback(store.close)
         stack.enter_context(alone(store.data_dir))
         store.sweep()

@@ -1,10 +1,10 @@
 """A session as the hub knows it: what it was told, in the order of attempts, and what follows from silence.
 
 hubstate's own clients announce state and outcome. A foreign client (hub-sdk) announces nothing: it is `training`
-while it sends, and `done` once its final checkpoint is stored. Nobody who fell silent is declared dead: a live
-session without contact for three heartbeat intervals has the outcome `unknown`, and that is derived when it is
-read, never stored. A word of an older attempt is kept with that attempt and changes nothing else; an attempt
-that ended stays ended, whatever arrives later.
+while it sends, and `done` once its final checkpoint is stored. Where either then stands, the machine's own decisions
+tell (`derive`). Nobody who fell silent is declared dead: a live session without contact for three heartbeat intervals
+has the outcome `unknown`, and that is derived when it is read, never stored. A word of an older attempt is kept with
+that attempt and changes nothing else; an attempt that ended stays ended, whatever arrives later.
 """
 
 from __future__ import annotations
@@ -17,22 +17,33 @@ from typing import Any
 from sqlalchemy import Connection, Row, RowMapping, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
+from hubstate.events import Event
+from hubstate.server import derive
 from hubstate.server.answers import Answer, Caller, Problem
-from hubstate.server.schema import answers, attempts, checkpoints, problems, rows, sessions, steps, usage
+from hubstate.server.derive import Standing
+from hubstate.server.schema import (
+    answers,
+    attempts,
+    checkpoints,
+    problems,
+    rows,
+    said,
+    sessions,
+    steps,
+    usage,
+)
 from hubstate.server.store import Store
-from hubstate.states import LIVE_STATES, TERMINAL_STATES, Outcome, State
+from hubstate.states import LIVE_STATES, Outcome, State
 
 __all__ = [
     "SILENCE",
     "about",
-    "announce",
-    "change",
     "create_foreign",
     "digest_of",
-    "end",
     "final_stored",
     "find",
     "forget",
+    "hear",
     "in_contact",
     "is_live",
     "new_attempt",
@@ -50,8 +61,6 @@ SILENCE = 900.0
 #: Seconds without a further epoch after which a training that gives signs of life is said to stand still.
 STILL = 900.0
 _LIVE = frozenset(state.value for state in LIVE_STATES)
-_TERMINAL = frozenset(state.value for state in TERMINAL_STATES)
-_BEFORE_TRAINING = frozenset({State.IDLE.value, State.SESSION_CREATED.value, State.TIMING.value})
 
 #: What to do about a key that came with another body before. A client shows at most 300 characters.
 _KEY_REUSED = (
@@ -102,20 +111,20 @@ def outcome_of(session: RowMapping, now: float) -> str:
     return str(session["outcome"])
 
 
-def news(session: RowMapping, base: str) -> dict[str, Any]:
+def news(session: RowMapping, caller: Caller) -> dict[str, Any]:
     """What every answer about the session carries beside its data."""
     return {
         "stop": session["stop"],
-        "heartbeat": None,
+        "heartbeat": caller.heartbeat,
         "metrics": None,
         "checkpoint": None,
-        "url": f"{base}/models/{session['id']}",
+        "url": f"{caller.base}/models/{session['id']}",
     }
 
 
 def about(session: RowMapping, caller: Caller, data: Any) -> Answer:
     """An answer about the session."""
-    body = {"success": True, "message": "ok", "data": data, "hubstate": news(session, caller.base)}
+    body = {"success": True, "message": "ok", "data": data, "hubstate": news(session, caller)}
     return Answer(body)
 
 
@@ -139,7 +148,7 @@ def remembered(connection: Connection, caller: Caller, digest: str) -> Row[Any, 
     first = connection.execute(mine).one_or_none()
     if first is not None and first.digest is not None and digest and first.digest != digest:
         session = _any(connection, first.session)
-        raise Problem(409, "key_reused", _KEY_REUSED, None if session is None else news(session, caller.base))
+        raise Problem(409, "key_reused", _KEY_REUSED, None if session is None else news(session, caller))
     return first
 
 
@@ -170,7 +179,7 @@ def once(
         session = _any(connection, model)
         body = {"success": True, "message": "ok", "data": data}
         if session is not None:
-            body["hubstate"] = news(session, caller.base)
+            body["hubstate"] = news(session, caller)
         return Answer(body, headers={"Idempotent-Replayed": "true"} if first is not None else {})
 
 
@@ -282,59 +291,68 @@ def _note_attempt(connection: Connection, model: str, attempt: int, first_epoch:
     )
 
 
-def change(connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any]) -> None:
-    """Writes what was said of `attempt`: to the attempt, and to the session if it is the current one.
+def hear(
+    connection: Connection,
+    session: RowMapping,
+    attempt: int,
+    events: tuple[Event, ...],
+    now: float,
+    told: dict[str, Any] | None = None,
+) -> None:
+    """Writes down what was heard of `attempt`: where it stands after `events`, and what else was `told` of the session.
 
-    Neither changes any more once the attempt has ended.
+    What an older attempt says is kept with that attempt and changes nothing else; once an attempt has ended, nothing
+    that is heard of it changes any more, but that a row of a later epoch may still come.
     """
-    told = {name: values[name] for name in ("state", "outcome", "reason", "ended_at") if name in values}
-    if told:
+    current = attempt == session["attempt"]
+    before = _standing(session) if current else _older(connection, session["id"], attempt)
+    if before is None:
+        return
+    standing = derive.after(before, *events)
+    values = {} if told is None else dict(told)
+    if standing != before:
+        moved: dict[str, Any] = {
+            "state": standing.state.value,
+            "outcome": standing.outcome.value,
+            "reason": standing.reason,
+        }
+        if standing.over:
+            moved["ended_at"] = now
+            values["waiting"] = 0
         connection.execute(
             update(attempts)
-            .where(
-                attempts.c.session == session["id"],
-                attempts.c.attempt == attempt,
-                attempts.c.state.not_in(_TERMINAL),
-            )
-            .values(**told)
+            .where(attempts.c.session == session["id"], attempts.c.attempt == attempt)
+            .values(**moved)
         )
-    if attempt == session["attempt"] and session["state"] not in _TERMINAL:
+        values |= moved
+    elif before.over:
+        values = {name: value for name, value in values.items() if name == "epoch"}
+    if values.get("epoch", session["epoch"]) != session["epoch"]:
+        values["epoch_at"] = now
+    if current and values:
         connection.execute(update(sessions).where(sessions.c.id == session["id"]).values(**values))
 
 
-def announce(
-    connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any], now: float
-) -> None:
-    """A sign of life: state and outcome as announced, or, of a client that announces nothing, `training`.
-
-    A sign of life never ends an attempt: that is what `end` is for.
-    """
-    if values.get("state") in _TERMINAL:
-        return
-    if "state" not in values and session["state"] in _BEFORE_TRAINING:
-        values = values | {"state": State.TRAINING.value}
-    if values.get("epoch", session["epoch"]) != session["epoch"]:
-        values = values | {"epoch_at": now}
-    if values:
-        change(connection, session, attempt, values)
+def _standing(row: RowMapping) -> Standing:
+    return Standing(State(row["state"]), Outcome(row["outcome"]), row["reason"])
 
 
-def end(
-    connection: Connection, session: RowMapping, attempt: int, values: dict[str, Any], now: float
-) -> None:
-    """The last word about an attempt."""
-    change(connection, session, attempt, values | {"ended_at": now, "waiting": 0})
+def _older(connection: Connection, model: str, attempt: int) -> Standing | None:
+    query = select(attempts).where(attempts.c.session == model, attempts.c.attempt == attempt)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _standing(row)
 
 
 def final_stored(connection: Connection, session: RowMapping, now: float) -> None:
-    """The final checkpoint is here. A foreign client says nothing more, so this is its end."""
+    """The final checkpoint is here. A client of the old HUB says nothing more, so this is its end."""
     if not session["own"]:
-        values = {"state": State.DONE.value, "outcome": Outcome.FINISHED.value}
-        end(connection, session, session["attempt"], values, now)
+        hear(
+            connection, session, session["attempt"], derive.ended(now, State.DONE, Outcome.FINISHED, ""), now
+        )
 
 
 def forget(connection: Connection, model: str) -> None:
     """Removes every trace of the session from the database; its files are the caller's to remove."""
-    for table in (attempts, rows, checkpoints, answers, steps, usage, problems):
+    for table in (attempts, rows, checkpoints, answers, steps, usage, problems, said):
         connection.execute(delete(table).where(table.c.session == model))
     connection.execute(delete(sessions).where(sessions.c.id == model))

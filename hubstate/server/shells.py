@@ -75,7 +75,8 @@ def base_of(request: Request, wiring: Wiring) -> str:
 
 async def caller_of(request: Request, wiring: Wiring) -> Caller:
     owner = await run_in_threadpool(admit, wiring.store, visit_of(request, wiring))
-    return Caller(owner, base_of(request, wiring), request.headers.get("idempotency-key", ""))
+    key, terms = request.headers.get("idempotency-key", ""), wiring.store.terms
+    return Caller(owner, base_of(request, wiring), key, terms.heartbeat)
 
 
 async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:

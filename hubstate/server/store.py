@@ -18,6 +18,7 @@ from hubstate.errors import StorageError, UsageError
 from hubstate.server.database import Database
 from hubstate.server.resumable import Resumables
 from hubstate.server.schema import checkpoints
+from hubstate.server.terms import Terms
 
 __all__ = ["UPLOAD_LIMIT", "Store"]
 
@@ -30,9 +31,17 @@ class Store:
     """The folder of a hub. Raises `StorageError` if it cannot be used.
 
     `make`: it is made where there is none; else that is a `UsageError`, because a name was probably mistyped.
+    `terms`: what the hub's owner decided.
     """
 
-    def __init__(self, data_dir: Path, *, upload_limit: int = UPLOAD_LIMIT, make: bool = True) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        upload_limit: int = UPLOAD_LIMIT,
+        make: bool = True,
+        terms: Terms | None = None,
+    ) -> None:
         self.data_dir = data_dir.absolute()
         database = self.data_dir / "hub.sqlite"
         if not make and not database.is_file():
@@ -43,6 +52,7 @@ class Store:
         self.files = self.data_dir / "files"
         self.incoming = self.data_dir / "incoming"
         self.upload_limit = upload_limit
+        self.terms = terms or Terms()
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.files.mkdir(exist_ok=True, mode=0o700)

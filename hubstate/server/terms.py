@@ -1,0 +1,45 @@
+"""What the owner of a hub decided: how often clients shall give a sign of life, how much they may ask, what is kept.
+
+Ultralytics' Platform callback sends unasked what a training prints and where it runs. The hub keeps neither, unless its
+owner wants it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hubstate.errors import UsageError
+
+__all__ = ["LEAST_HEARTBEAT", "MOST_HEARTBEAT", "RATE_LIMIT", "Terms"]
+
+#: A client never gives a sign of life more often than this (seconds).
+LEAST_HEARTBEAT = 5.0
+#: Silence is told after three of these, so no hub asks for less (seconds).
+MOST_HEARTBEAT = 300.0
+#: Requests a minute of one key, if nothing else is said: far above what trainings need, and what one hub can answer.
+RATE_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The decisions. Raises `UsageError` for a number that cannot be.
+
+    `heartbeat`: the interval in seconds that hubstate's clients are told to keep, or None for their own. `rate_limit`:
+    requests that one key may make in a minute. `console`: what a training prints is kept. `host`: so are its
+    command line, host name, path of Python, and the address and message of its git repository. `patience`: after so many
+    seconds without a further byte a body is given up.
+    """
+
+    heartbeat: float | None = None
+    rate_limit: int = RATE_LIMIT
+    console: bool = False
+    host: bool = False
+    patience: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.heartbeat is not None and not LEAST_HEARTBEAT <= self.heartbeat <= MOST_HEARTBEAT:
+            raise UsageError(
+                f"a heartbeat's interval is {LEAST_HEARTBEAT:g} to {MOST_HEARTBEAT:g} seconds, not {self.heartbeat:g}"
+            )
+        if self.rate_limit < 1:
+            raise UsageError(f"a key may make at least one request a minute, not {self.rate_limit}")
