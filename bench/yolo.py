@@ -1,10 +1,11 @@
 """What hubstate takes of a tiny training with Ultralytics, on the thread that trains.
 
-    .venv-trainers/bin/python bench/yolo.py [RUNS]
+    .venv-trainers/bin/python bench/yolo.py [PAIRS]
 
-The example of the guide (3 epochs, 8 pictures of 64x64 pixels, on the CPU) against a hub in a process of its own. Every hook is
-timed. What copies checkpoints (`on_model_save`, and `best.pt` at the end) is told apart: it depends on the file and the disk.
-It needs what `scripts/trainers` installs.
+The example of the guide (3 epochs, 8 pictures of 64x64 pixels, on the CPU, without the pictures that Ultralytics paints of a
+training), by turns without hubstate and with it, each in a process of its own; the hub is one, too. Every hook is timed. What
+copies checkpoints (`on_model_save`, and `best.pt` at the end) is told apart: it depends on the file and the disk. So is the
+wait at the end, when the training is over. It needs what `scripts/trainers` installs.
 """
 
 from __future__ import annotations
@@ -27,17 +28,23 @@ from measure import machine, run_as, spread
 
 ROOT = Path(__file__).parents[1]
 STUB = ROOT / "tests" / "trainers" / "real" / "torchvision_stub"
-#: Hooks that copy files, or wait for the hub after the training.
-FILES = ("on_model_save", "_name_final", "finish")
+#: What copies files; what waits for the hub, after the training; and the hooks of each epoch, one call of each.
+FILES, WAITS = ("on_model_save", "_name_final"), ("finish",)
+EACH_EPOCH = ("on_train_epoch_start", "on_train_batch_end", "on_fit_epoch_end")
 
 
-def example() -> str:
+def example(*, bare: bool) -> str:
+    """The example of the guide; `bare`: without hubstate."""
     page = (ROOT / "docs" / "trainers" / "ultralytics.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[0]
+    code = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[0]
+    code = code.replace('device="cpu"', 'device="cpu", plots=False')
+    return code.replace("with attach(model):", "if True:") if bare else code
 
 
-def one() -> dict[str, Any]:
-    """One run in this process: ms in each hook by call, and of `train` as a whole."""
+def one(how: str) -> dict[str, list[float]]:
+    """One run in this process: ms in each hook by call, and in `train` as the user calls it."""
+    from ultralytics import YOLO
+
     from hubstate.trainers.ultralytics import HOOKS, HubstateCallbacks
 
     spent: dict[str, list[float]] = defaultdict(list)
@@ -53,37 +60,50 @@ def one() -> dict[str, Any]:
         run.__name__ = name
         return run
 
-    for name in (*HOOKS, *FILES[1:], "_about", "_train"):
+    for name in (*HOOKS, *FILES, *WAITS, "_about", "_train"):
         setattr(HubstateCallbacks, name, timed(name, getattr(HubstateCallbacks, name)))
-    exec(compile(example(), "example", "exec"), {"__name__": "__main__"})
+    YOLO.train = timed("train", YOLO.train)
+    exec(compile(example(bare=how == "bare"), "example", "exec"), {"__name__": "__main__"})
     return dict(spent)
 
 
 def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    shares, with_files, epochs, about, whole = [], [], [], [], []
-    for _ in range(runs):
-        spent = _run()
-        train = sum(spent["_train"])
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    found: dict[str, list[float]] = defaultdict(list)
+    for pair in range(pairs):
+        # By turns, so that whatever else the machine does meets both alike; and which one is first changes, too.
+        runs = {how: _run(how) for how in (("bare", "with") if pair % 2 else ("with", "bare"))}
+        spent = runs["with"]
+        bare, train = sum(runs["bare"]["train"]), sum(spent["_train"])
         hooks = sum(sum(times) for name, times in spent.items() if name.startswith(("on_", "teardown")))
-        files = sum(sum(spent.get(name, [])) for name in FILES)
-        whole.append(train / 1e3)
-        shares.append(100 * (hooks - files) / train)
-        with_files.append(100 * (hooks - sum(spent["finish"])) / train)
-        about += spent["_about"]
-        batches, rows = spent["on_train_batch_end"], spent["on_fit_epoch_end"]
-        begun = spent["on_train_epoch_start"]
-        epochs.append(statistics.median(map(sum, zip(batches, rows, begun, strict=False))))
-    print(f"{machine()}; {runs} runs in processes of their own; median (min to max)\n")
+        files, waits = (sum(sum(spent[name]) for name in names) for names in (FILES, WAITS))
+        hooks -= waits
+        per_epoch = [sum(epoch) for epoch in zip(*(spent[name] for name in EACH_EPOCH), strict=False)]
+        found["bare"].append(bare / 1e3)
+        found["with"].append((train - waits) / 1e3)
+        found["epoch"].append(statistics.median(per_epoch))
+        found["share"].append(100 * (hooks - files) / (train - waits))
+        found["about"].append(sum(spent["_about"]))
+        found["file"].append(statistics.median(spent["on_model_save"]))
+        found["share with files"].append(100 * hooks / (train - waits))
+        found["waits"].append(waits)
+    print(f"{machine()}; {pairs} pairs of runs in processes of their own; median (min to max)\n")
     print("| what | |\n|---|---|")
-    print(f"| `train()` as a whole, s | {spread(whole)} |")
-    print(f"| hubstate for each epoch, ms | {spread(epochs, 2)} |")
-    print(f"| hubstate in all, % of `train()` | {spread(shares, 2)} |")
-    print(f"| of that once, parameters and GFLOPs by Ultralytics' own function, ms | {spread(about)} |")
-    print(f"| with the copies of checkpoints, % of `train()` | {spread(with_files, 2)} |")
+    print(f"| `train()` without hubstate, s | {spread(found['bare'], 2)} |")
+    print(f"| `train()` with hubstate, s | {spread(found['with'], 2)} |")
+    print(f"| hubstate for each epoch, files aside, ms | {spread(found['epoch'], 2)} |")
+    print(f"| hubstate in all, files aside, % of `train()` | {spread(found['share'], 2)} |")
+    print(
+        f"| of that parameters and GFLOPs, by Ultralytics' own function, once, ms | {spread(found['about'])} |"
+    )
+    print(f"| the copy of one checkpoint, ms | {spread(found['file'])} |")
+    print(
+        f"| hubstate in all, with the copies of checkpoints, % of `train()` | {spread(found['share with files'], 2)} |"
+    )
+    print(f"| the wait for the hub, when the training is over, ms | {spread(found['waits'])} |")
 
 
-def _run() -> dict[str, list[float]]:
+def _run(how: str) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name, serving(Path(name) / "hub") as address:
         environment = {
             **os.environ,
@@ -93,7 +113,7 @@ def _run() -> dict[str, list[float]]:
             "HUBSTATE_HUB": address,
         }
         setting = "from ultralytics import settings; settings.update({'runs_dir': 'runs'})"
-        for command in ([sys.executable, "-c", setting], [sys.executable, __file__, "--one"]):
+        for command in ([sys.executable, "-c", setting], [sys.executable, __file__, "--one", how]):
             done = subprocess.run(
                 command, cwd=name, env=environment, capture_output=True, text=True, check=False
             )
