@@ -44,11 +44,11 @@ def is_loopback(host: str) -> bool:
 
 def admit(store: Store, visit: Visit) -> str:
     """The owner that the request's key stands for. Raises `Problem` 401 or 403."""
-    with store.database.reading() as connection:
-        if not keys.any_made(connection):
-            _check_open(visit)
-            return keys.DEFAULT_OWNER
-        found = keys.recognise(connection, _key_of(visit.headers))
+    known = keys.ring(store.database)
+    if not known.any_made:
+        _check_open(visit)
+        return keys.DEFAULT_OWNER
+    found = known.recognise(_key_of(visit.headers))
     if found is None:
         raise Problem(
             401,
@@ -60,12 +60,12 @@ def admit(store: Store, visit: Visit) -> str:
 
 def admit_page(store: Store, visit: Visit, now: float) -> str | None:
     """The owner for whom a page is shown; None where somebody has to log in first. Raises `Problem` 403."""
-    with store.database.reading() as connection:
-        if not keys.any_made(connection):
-            _check_open(visit)
-            return keys.DEFAULT_OWNER
-        key_id = signing.cookie_key(store.secret, visit.cookie, now)
-        return None if key_id is None else keys.owner_by_id(connection, key_id)
+    known = keys.ring(store.database)
+    if not known.any_made:
+        _check_open(visit)
+        return keys.DEFAULT_OWNER
+    key_id = signing.cookie_key(store.secret, visit.cookie, now)
+    return None if key_id is None else known.owner_of(key_id)
 
 
 def check_same_site(visit: Visit, public_url: str | None) -> None:

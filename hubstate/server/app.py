@@ -29,6 +29,9 @@ from hubstate.server.uploads import Received, Receiver, digest_of_header
 
 __all__ = ["build"]
 
+#: A body of fewer bytes is read on the spot: that takes less than handing it to a thread.
+_QUICKLY_READ = 32 * 1024
+
 
 def build(wiring: Wiring) -> FastAPI:
     """The application."""
@@ -133,7 +136,6 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
 def _add_posts(app: FastAPI, wiring: Wiring) -> None:
     """The calls that post JSON about one session."""
     posts: list[tuple[str, str, Callable[[Store, Caller, str, bytes, float], Answer]]] = [
-        ("/v1/models/{model}", "Rows", calls.post_rows),
         ("/v1/models/{model}/end", "The end of an attempt", calls.end_model),
         ("/v1/models/{model}/steps", "Lines of the journal", calls.post_steps),
         ("/v1/models/{model}/usage", "A validation, prediction or export began", calls.post_usage),
@@ -141,6 +143,16 @@ def _add_posts(app: FastAPI, wiring: Wiring) -> None:
     ]
     for path, summary, call in posts:
         app.post(path, summary=summary, name=call.__name__)(_posting(wiring, call))
+
+    @app.post("/v1/models/{model}", summary="Rows")
+    async def post_rows(request: Request, model: str) -> Response:
+        body = await read_body(request)
+        caller = await caller_of(request, wiring)
+        if len(body) < _QUICKLY_READ:
+            work = calls.rows_work(caller, model, body, wiring.wall())
+        else:
+            work = await run_in_threadpool(calls.rows_work, caller, model, body, wiring.wall())
+        return respond(await wiring.store.writer.do(work))
 
 
 def _posting(

@@ -8,13 +8,14 @@ user waits. What hubstate's own client sends is checked strictly.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
-from hubstate.server import derive, schema, sessions
+from hubstate.server import derive, schema, sessions, shortcut
 from hubstate.server import rows as rows_room
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import End, Life, Opening, Rows, Steps, Usage, converted, decoded, json_object
@@ -31,6 +32,7 @@ __all__ = [
     "post_rows",
     "post_steps",
     "post_usage",
+    "rows_work",
     "take_resumed",
     "take_upload",
     "upload_may_come",
@@ -85,24 +87,38 @@ def open_model(store: Store, caller: Caller, body: bytes, now: float) -> Answer:
 
 def post_rows(store: Store, caller: Caller, model: str, body: bytes, now: float) -> Answer:
     """`POST /v1/models/{id}`: rows, as HUB v1's dict of JSON texts or as a list."""
+    work = rows_work(caller, model, body, now)
+    with store.database.writing() as connection:
+        return work(connection)
+
+
+def rows_work(caller: Caller, model: str, body: bytes, now: float) -> Callable[[Connection], Answer]:
+    """What a post of rows has to do in a transaction, which may hold those of others as well."""
     asked = json_object(body)
     if asked.get("type", "metrics") != "metrics":
         raise Problem(422, "invalid", "this hub takes posts of the type 'metrics' only")
     metrics = asked.get("metrics")
+    digest = sessions.digest_of(body)
+
+    def read(attempt: int) -> tuple[list[rows_room.RowIn], list[str]]:
+        if isinstance(metrics, dict):
+            return rows_room.from_hub_v1(metrics, attempt)
+        return _own_rows(asked, attempt), []
 
     def effect(connection: Connection) -> tuple[str, Any]:
         session = sessions.find(connection, model, caller.owner)
-        if isinstance(metrics, dict):
-            new, odd = rows_room.from_hub_v1(metrics, session["attempt"])
-        else:
-            new, odd = _own_rows(asked, session["attempt"]), []
+        new, odd = read(session["attempt"])
         for what in odd:
             sessions.note_problem(connection, model, what, now)
         rows_room.keep(connection, model, new, now)
         _note_progress(connection, session, new, now)
         return model, {"rows": len(new)}
 
-    return sessions.once(store, caller, sessions.digest_of(body), now, effect)
+    def work(connection: Connection) -> Answer:
+        short = shortcut.take_rows(connection, caller, model, read, digest, now)
+        return short or sessions.once_in(connection, caller, digest, now, effect)
+
+    return work
 
 
 def _own_rows(asked: dict[str, Any], attempt: int) -> list[rows_room.RowIn]:
@@ -125,10 +141,8 @@ def _note_progress(connection: Connection, session: Any, new: list[rows_room.Row
     mine = [row for row in new if row.attempt == session["attempt"]]
     if not mine:
         return
-    epochs = [row.epoch for row in mine if not row.final and row.step is None]
-    told: dict[str, Any] = {}
-    if epochs:
-        told["epoch"] = max(*epochs, -1 if session["epoch"] is None else session["epoch"])
+    epoch = shortcut.furthest(mine, session["epoch"])
+    told = {} if epoch is None else {"epoch": epoch}
     sessions.hear(connection, session, session["attempt"], (derive.row_came(now, mine[0].epoch),), now, told)
 
 

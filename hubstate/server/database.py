@@ -6,10 +6,12 @@ half-way that somebody else was first; readers see the last committed state and 
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import sqlalchemy
 from sqlalchemy import Connection, event
@@ -18,7 +20,12 @@ from sqlalchemy.engine import URL
 from hubstate.errors import StorageError
 from hubstate.server.migrations import bring_up_to_date
 
-__all__ = ["Database"]
+__all__ = ["Database", "bare"]
+
+#: How long a write waits for another process to end its own (seconds).
+_PATIENCE = 30.0
+#: How long a look waits. It waits only where another process closes or recovers the file just then (seconds).
+_LOOK_PATIENCE = 5.0
 
 
 class Database:
@@ -29,10 +36,13 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._writing = threading.Lock()
+        self._looking = threading.Lock()
+        self._looker: sqlite3.Connection | None = None
         self._engine = sqlalchemy.create_engine(
             URL.create("sqlite", database=str(path)),
-            connect_args={"timeout": 30.0},
+            connect_args={"timeout": _PATIENCE},
             pool_size=4,
             max_overflow=60,
         )
@@ -57,16 +67,40 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction: committed when the block ends, rolled back when it raises."""
-        with (
-            self._writing,
-            self._engine.connect().execution_options(writes=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        try:
+            with (
+                self._writing,
+                self._engine.connect().execution_options(writes=True) as connection,
+                connection.begin(),
+            ):
+                yield connection
+        except sqlite3.OperationalError as error:  # of a statement that went past SQLAlchemy
+            raise sqlalchemy.exc.OperationalError(None, None, error) from error
+
+    def look(self, query: str, *values: object) -> list[Any]:
+        """The rows of one small query, as they are now: in some microseconds, so that it may be asked for each request."""
+        with self._looking:
+            try:
+                if self._looker is None:
+                    self._looker = sqlite3.connect(
+                        self._path, timeout=_LOOK_PATIENCE, isolation_level=None, check_same_thread=False
+                    )
+                return self._looker.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                raise sqlalchemy.exc.OperationalError(query, None, error) from error
 
     def close(self) -> None:
         """Lets go of the file."""
+        with self._looking:
+            if self._looker is not None:
+                self._looker.close()
+                self._looker = None
         self._engine.dispose()
+
+
+def bare(connection: Connection) -> sqlite3.Connection:
+    """What lies below `connection`, in the same transaction: for the few statements that have to be quick."""
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
 
 
 def _on_connect(connection: object, _record: object) -> None:

@@ -11,17 +11,18 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from hubstate.errors import UsageError
+from hubstate.server.database import Database
 from hubstate.server.schema import keys
 from hubstate.server.store import Store
 
-__all__ = ["DEFAULT_OWNER", "Key", "any_made", "create", "listed", "owner_by_id", "recognise", "revoke"]
+__all__ = ["DEFAULT_OWNER", "Key", "Ring", "create", "listed", "recognise", "revoke", "ring"]
 
 DEFAULT_OWNER = "default"
 _NAME_LENGTH = 100
@@ -86,26 +87,40 @@ def revoke(data_dir: Path, name: str, *, wall: Callable[[], float] = time.time) 
         store.close()
 
 
-def any_made(connection: Connection) -> bool:
-    """Whether a key was ever made."""
-    return connection.execute(select(func.count()).select_from(keys)).scalar_one() > 0
+class Ring:
+    """The keys of a hub as they are at this moment."""
+
+    def __init__(self, rows: Sequence[tuple[int, str, str, float | None]]) -> None:
+        self._rows = rows
+
+    @property
+    def any_made(self) -> bool:
+        """Whether a key was ever made."""
+        return bool(self._rows)
+
+    def recognise(self, key: str) -> tuple[int, str] | None:
+        """The id and the owner of a living key; None for anything else."""
+        offered = _hash(key)
+        found = None
+        for key_id, owner, stored, revoked_at in self._rows:
+            if hmac.compare_digest(stored, offered) and revoked_at is None:
+                found = (key_id, owner)
+        return found
+
+    def owner_of(self, key_id: int) -> str | None:
+        """The owner of a living key; None if it was revoked or never was."""
+        return next((owner for one, owner, _, gone in self._rows if one == key_id and gone is None), None)
+
+
+def ring(database: Database) -> Ring:
+    """The keys. They are looked up for each request, so that one that was made or revoked just now counts at once."""
+    return Ring(database.look("SELECT id, owner, hash, revoked_at FROM keys"))
 
 
 def recognise(connection: Connection, key: str) -> tuple[int, str] | None:
     """The id and the owner of a living key; None for anything else."""
-    offered = _hash(key)
-    found = None
-    query = select(keys.c.id, keys.c.owner, keys.c.hash).where(keys.c.revoked_at.is_(None))
-    for key_id, owner, stored in connection.execute(query):
-        if hmac.compare_digest(stored, offered):
-            found = (key_id, owner)
-    return found
-
-
-def owner_by_id(connection: Connection, key_id: int) -> str | None:
-    """The owner of a living key; None if it was revoked or never was."""
-    query = select(keys.c.owner).where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
-    return connection.execute(query).scalar_one_or_none()
+    query = select(keys.c.id, keys.c.owner, keys.c.hash, keys.c.revoked_at)
+    return Ring([tuple(row) for row in connection.execute(query)]).recognise(key)
 
 
 def _living(connection: Connection, name: str) -> int | None:

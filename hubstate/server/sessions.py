@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, delete, insert, select, update
@@ -50,6 +50,7 @@ __all__ = [
     "news",
     "note_problem",
     "once",
+    "once_in",
     "outcome_of",
     "remembered",
     "still_since",
@@ -111,7 +112,7 @@ def outcome_of(session: RowMapping, now: float) -> str:
     return str(session["outcome"])
 
 
-def news(session: RowMapping, caller: Caller) -> dict[str, Any]:
+def news(session: Mapping[Any, Any], caller: Caller) -> dict[str, Any]:
     """What every answer about the session carries beside its data."""
     return {
         "stop": session["stop"],
@@ -155,32 +156,39 @@ def remembered(connection: Connection, caller: Caller, digest: str) -> Row[Any, 
 def once(
     store: Store, caller: Caller, digest: str, now: float, effect: Effect, *, contact: bool = True
 ) -> Answer:
+    """`once_in`, in a transaction of its own."""
+    with store.database.writing() as connection:
+        return once_in(connection, caller, digest, now, effect, contact=contact)
+
+
+def once_in(
+    connection: Connection, caller: Caller, digest: str, now: float, effect: Effect, *, contact: bool = True
+) -> Answer:
     """Answers a write: does it, or, if its idempotency key was seen before, gives the first answer again.
 
-    The effect and the remembered answer are one transaction. Only what was done is remembered; a refusal is not.
+    The effect and the remembered answer are of one transaction. Only what was done is remembered; a refusal is not.
     `digest`: of the body, or of the file. Two processes that went on with one session give different things the same
     key, so one that comes again with another body is refused: raises `Problem` 409.
     `contact`: the write is a sign of life of the training, not of a person who looks after it.
     """
-    with store.database.writing() as connection:
-        first = remembered(connection, caller, digest)
-        if first is not None:
-            model, data = first.session, first.data
-        else:
-            model, data = effect(connection)
-            if caller.key:
-                connection.execute(
-                    insert(answers).values(
-                        owner=caller.owner, key=caller.key, session=model, data=data, at=now, digest=digest
-                    )
+    first = remembered(connection, caller, digest)
+    if first is not None:
+        model, data = first.session, first.data
+    else:
+        model, data = effect(connection)
+        if caller.key:
+            connection.execute(
+                insert(answers).values(
+                    owner=caller.owner, key=caller.key, session=model, data=data, at=now, digest=digest
                 )
-        if contact:
-            touch(connection, model, now)
-        session = _any(connection, model)
-        body = {"success": True, "message": "ok", "data": data}
-        if session is not None:
-            body["hubstate"] = news(session, caller)
-        return Answer(body, headers={"Idempotent-Replayed": "true"} if first is not None else {})
+            )
+    if contact:
+        touch(connection, model, now)
+    session = _any(connection, model)
+    body = {"success": True, "message": "ok", "data": data}
+    if session is not None:
+        body["hubstate"] = news(session, caller)
+    return Answer(body, headers={"Idempotent-Replayed": "true"} if first is not None else {})
 
 
 def touch(connection: Connection, model: str, now: float) -> None:

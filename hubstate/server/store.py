@@ -19,6 +19,7 @@ from hubstate.server.database import Database
 from hubstate.server.resumable import Resumables
 from hubstate.server.schema import checkpoints
 from hubstate.server.terms import Terms
+from hubstate.server.writer import Writer
 
 __all__ = ["UPLOAD_LIMIT", "Store"]
 
@@ -64,6 +65,7 @@ class Store:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
         self.resumables = Resumables(self.incoming)
         self.database = Database(database)
+        self.writer = Writer(self.database)
 
     def file_of(self, session: str, name: str) -> Path:
         """Where a promoted file lies."""
@@ -86,7 +88,8 @@ class Store:
                     file.unlink()
 
     def close(self) -> None:
-        """Lets go of the database."""
+        """Ends what is being written, and lets go of the database."""
+        self.writer.close()
         self.database.close()
 
 
