@@ -23,8 +23,7 @@ import copy
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -41,7 +40,7 @@ __all__ = ["HOOKS", "HubstateCallbacks", "attach", "checked_release"]
 #: A key of Ultralytics Platform, which is no key of a hub.
 _PLATFORM_KEY = re.compile("ul_[0-9a-f]{40}")
 #: Finding a model's GFLOPs takes as long as a few small batches. In an epoch of this many it does not count; after a shorter
-#: one it is done when nothing is trained any more.
+#: one it is done at the end of the training.
 _MANY = 100
 #: The callbacks of Ultralytics that are heard, each by the method of that name.
 HOOKS = (
@@ -114,13 +113,12 @@ class HubstateCallbacks(Link):
         self._batches = 0
         self._saved: int | None = None
         self._best: int | None = None
-        #: The first row, while it is not told yet what is known of the model; and what finds it meanwhile.
+        #: The first row, while it is not told yet what is known of the model.
         self._first: dict[str, Any] | None = None
-        self._beside: _Beside | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The model stays behind: where this arrives there is another one."""
-        return {**super().__getstate__(), "_model": None, "_beside": None}
+        return {**super().__getstate__(), "_model": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of the model has callbacks of its own; without a model this serves all that are loaded in the process."""
@@ -188,8 +186,6 @@ class HubstateCallbacks(Link):
         # The final evaluation comes under the number of an epoch that never began.
         self.row(trainer.epoch, row, final=trainer.epoch != self._epoch)
         self._heed(trainer)
-        if self._first is not None and self._beside is None and _is_trained(trainer):
-            self._beside = _Beside(lambda: self._about(trainer))
 
     @fenced
     def _about(self, trainer: Any) -> dict[str, Any]:
@@ -213,17 +209,11 @@ class HubstateCallbacks(Link):
     @fenced
     def on_train_end(self, trainer: Any) -> None:
         if self._session is not None:
-            self._complete_first(trainer)
+            about = None if self._first is None else self._about(trainer)
+            if self._first is not None and about:
+                self.row(0, {**self._first, **about})  # whole, for hubs that take the last word for all of it
             self._name_final(trainer)
             self.finish()
-
-    @fenced
-    def _complete_first(self, trainer: Any) -> None:
-        """Tells the row of epoch 0 with what is known of the model: whole, for hubs that take the last word for all of it."""
-        if self._first is not None:
-            about = self._about(trainer) if self._beside is None else self._beside.found()
-            if about:
-                self.row(0, {**self._first, **about})
 
     @fenced
     def _name_final(self, trainer: Any) -> None:
@@ -318,32 +308,6 @@ class HubstateCallbacks(Link):
 
     def _is_main(self) -> bool:
         return _rank() in (-1, 0)
-
-
-class _Beside(threading.Thread):
-    """Finds something beside what the caller does next."""
-
-    def __init__(self, find: Callable[[], dict[str, Any] | None]) -> None:
-        super().__init__(name="hubstate-beside")
-        self._find = find
-        self._found: dict[str, Any] | None = None
-        self.start()
-
-    def run(self) -> None:
-        self._found = self._find()
-
-    def found(self) -> dict[str, Any] | None:
-        self.join()
-        return self._found
-
-
-def _is_trained(trainer: Any) -> bool:
-    """Whether the last epoch is over: what comes then reads the weights from their file, and the model itself lies idle.
-
-    Not in epoch 0, in which other callbacks look at the model, and not where it is measured in all formats (`profile`),
-    which takes that file.
-    """
-    return bool(trainer.stop) and trainer.epoch > 0 and not getattr(trainer.args, "profile", False)
 
 
 def _rank() -> int:

@@ -6,7 +6,6 @@ import copy
 import pickle
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,30 +331,6 @@ def test_what_is_known_of_the_model_is_in_the_first_row(tmp_path: Path, batches:
     assert told == [0]
     whole = rows[0].metrics | {"model/parameters": 7}
     assert [row.metrics for row in rows if row.epoch == 0][-1] == whole
-
-
-@pytest.mark.parametrize(
-    ("epochs", "profile", "beside"), [(2, False, True), (1, False, False), (2, True, False)]
-)
-def test_what_is_known_of_the_model_is_found_when_it_is_trained_no_more(
-    tmp_path: Path, epochs: int, profile: bool, beside: bool
-) -> None:
-    """In the last hook before the final evaluation it is begun, on another thread, if nobody else uses the model then."""
-    here = []
-
-    def found(trainer: Trainer) -> dict[str, int]:
-        here.append((threading.current_thread() is threading.main_thread(), trainer.epoch, trainer.stop))
-        return {"model/parameters": 7}
-
-    vars(sys.modules["ultralytics.utils.torch_utils"])["model_info_for_loggers"] = found
-    _, trainer = started(tmp_path, epochs=epochs, args=SimpleNamespace(profile=profile))
-    for epoch in range(epochs):
-        assert here == []
-        trainer.train(epoch)
-    trainer.finish()
-    assert here == [(not beside, epochs - 1, True)]
-    rows = [s.event for s in steps(only(tmp_path)) if isinstance(s.event, FitEpochEnd)]
-    assert [row.epoch for row in rows if "model/parameters" in row.metrics] == [0]
 
 
 def test_a_model_of_which_nothing_can_be_found_trains_all_the_same(tmp_path: Path) -> None:
