@@ -27,6 +27,9 @@ def serving(folder: Path) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            yield server.stdout.readline().strip()
+            address = server.stdout.readline().strip()
+            if not address:
+                sys.exit("the hub did not start; what it said stands above")
+            yield address
         finally:
             server.terminate()
