@@ -141,10 +141,13 @@ def _cannot(can: Capabilities) -> list[str]:
     """What a hub does not do, in words: what it cannot hold is kept here, and told in the receipt as not taken."""
     words = {
         "step_rows": "cannot hold rows of single steps, nor the final evaluation's: an epoch has one row there",
+        "files": "cannot hold checkpoints",
         "folders": "cannot hold checkpoints that are folders",
         "closing": "is not told that a session is over",
         "stop_request": "cannot ask a training to stop",
         "own_digest": "does not confirm the digest of a file",
+        "resumable": "begins an upload that was cut anew",
+        "rewinds": "goes on showing the rows that a resumed training begins again, beside the new ones",
     }
     return [told for name, told in words.items() if not getattr(can, name)]
 

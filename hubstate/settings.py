@@ -9,6 +9,9 @@ Who wrote a project's file need not be who runs it: a repository is cloned with 
 refused by name, and a hub that only such a file names, or a session that was found, is not shown the key in the
 environment: that one belongs to the hub which this user set beside it. A key that `hubstate login` kept for exactly
 that hub is.
+
+For an MLflow server (`mlflow+http://…`) the variables of MLflow hold as well. What they say of a user belongs to the
+server that `MLFLOW_TRACKING_URI` names; if none is named, to the one that this user named as the hub.
 """
 
 from __future__ import annotations
@@ -26,13 +29,16 @@ import platformdirs
 from hubstate.errors import SettingsError, StorageError
 
 __all__ = [
+    "MLFLOW",
     "MODES",
     "RUN_VARIABLE",
+    "MLflow",
     "Settings",
     "cache_folder",
     "data_folder",
     "for_command",
     "for_hub",
+    "for_mlflow",
     "remember_login",
     "resolve",
     "user_file",
@@ -40,6 +46,9 @@ __all__ = [
 
 MODES = ("on", "offline", "off")
 _KEY_VARIABLE = "environment HUBSTATE_API_KEY"
+#: How the address of an MLflow server begins, before `http`.
+MLFLOW = "mlflow+"
+_SCHEMES = ("http", "https", f"{MLFLOW}http", f"{MLFLOW}https")
 #: Set by `hubstate run` for its command, and by nobody else.
 RUN_VARIABLE = "HUBSTATE_RUN"
 _DEFAULTS = {"metrics": 3.0, "checkpoint": 900.0, "heartbeat": 300.0}
@@ -66,6 +75,33 @@ class Settings:
     sources: Mapping[str, str] = field(default_factory=dict)
     #: Files of others that were passed over because they cannot be read, each with the reason.
     passed_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """What the variables of MLflow say to a client, of users excepted. The experiment is told by its name or its id.
+
+    `trust`: a file with the certificates that are believed; True: those that are believed anyway; False: any.
+    `certificate`: a file with this client's own certificate.
+    """
+
+    experiment: str | None = None
+    experiment_id: str | None = None
+    trust: bool | str = True
+    certificate: str | None = None
+
+
+def for_mlflow(environment: Mapping[str, str] | None = None) -> MLflow:
+    """What holds for any MLflow server, beside its address and who is allowed in."""
+    env = os.environ if environment is None else environment
+    insecure = env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    return MLflow(
+        experiment=env.get("MLFLOW_EXPERIMENT_NAME") or None,
+        experiment_id=env.get("MLFLOW_EXPERIMENT_ID") or None,
+        # Where both are said, MLflow's own client refuses to work; here the safe one of the two holds.
+        trust=env.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
+        certificate=env.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None,
+    )
 
 
 def user_file() -> Path:
@@ -138,10 +174,14 @@ def resolve(
     named = None if directory is None else os.fspath(directory)
     where = pick("directory", named, "HUBSTATE_DIR") or ".hubstate"
     base = project_folder if sources.get("directory") == project_name else here
-    in_environment, withheld = env.get("HUBSTATE_API_KEY"), ""
-    if in_environment and address is not None and sources["hub"] == project_name:
+    in_environment, withheld, named = env.get("HUBSTATE_API_KEY"), "", _KEY_VARIABLE
+    by_user = address is not None and sources["hub"] != project_name
+    if in_environment and address is not None and not by_user:
         in_environment, withheld = None, _why_withheld(_KEY_VARIABLE, address, project_name)
-    key = _key(address, api_key, in_environment, user_values.get("keys", {}), sources)
+    if not in_environment and address is not None:
+        in_environment, named, why = _mlflow_user(address, env, by_user=by_user)
+        withheld = withheld or why
+    key = _key(address, api_key, (in_environment or None, named), user_values.get("keys", {}), sources)
     return Settings(
         hub=address,
         api_key=key,
@@ -175,6 +215,15 @@ def for_hub(address: str, found: Settings, *, beside: bool = False) -> Settings:
         return replace(found, hub=address, sources=sources)
     sources.pop("api_key", None)
     key = _kept_key(address, _user_values().get("keys", {}), sources)
+    if key is None:
+        key, variable, why = _mlflow_user(address, os.environ, by_user=beside and found.hub is None)
+        if key is not None:
+            sources["api_key"] = variable
+            return replace(
+                found, hub=address, api_key=_usable_key(key, variable), key_withheld="", sources=sources
+            )
+        if why:
+            return replace(found, hub=address, api_key=None, key_withheld=why, sources=sources)
     given = source if source in ("argument", _KEY_VARIABLE) else _KEY_VARIABLE if found.key_withheld else ""
     withheld = _why_withheld(given, address, "the session") if given and key is None else ""
     return replace(found, hub=address, api_key=key, key_withheld=withheld, sources=sources)
@@ -287,9 +336,10 @@ def _address(address: str, source: str) -> str:
             f"the hub's address ({source}) must hold no user, key or query: give the key by `hubstate login` "
             "or HUBSTATE_API_KEY"
         )
-    if scheme not in ("http", "https") or not rest.strip("/") or not address.isprintable():
+    if scheme not in _SCHEMES or not rest.strip("/") or not address.isprintable():
         raise SettingsError(
-            f"the hub's address {address!r} ({source}) must look like http://host:8765 or https://host"
+            f"the hub's address {address!r} ({source}) must look like http://host:8765, https://host, or "
+            "mlflow+https://host for an MLflow server"
         )
     return address.rstrip("/")
 
@@ -297,15 +347,37 @@ def _address(address: str, source: str) -> str:
 def _key(
     hub: str | None,
     argument: str | None,
-    in_environment: str | None,
+    in_environment: tuple[str | None, str],
     kept: Mapping[str, Any],
     sources: dict[str, str],
 ) -> str | None:
-    for key, source in ((argument, "argument"), (in_environment or None, _KEY_VARIABLE)):
+    for key, source in ((argument, "argument"), in_environment):
         if key is not None:
             sources["api_key"] = source
             return _usable_key(key, source)
     return _kept_key(hub, kept, sources)
+
+
+def _mlflow_user(address: str, env: Mapping[str, str], *, by_user: bool) -> tuple[str | None, str, str]:
+    """Who MLflow's variables say that this is to the hub at `address`: `user:password`, or a token; and which those are.
+
+    They belong to the server that they name. Where they name none, they belong to a hub that this user named: `by_user`.
+    The third is why they are not for this one, if so.
+    """
+    user, password = env.get("MLFLOW_TRACKING_USERNAME"), env.get("MLFLOW_TRACKING_PASSWORD")
+    key, source = env.get("MLFLOW_TRACKING_TOKEN") or None, "environment MLFLOW_TRACKING_TOKEN"
+    if user and password:
+        key, source = f"{user}:{password}", "environment MLFLOW_TRACKING_USERNAME"
+    if key is None or not address.startswith(MLFLOW):
+        return None, source, ""
+    server = env.get("MLFLOW_TRACKING_URI")
+    if server.rstrip("/") == address.removeprefix(MLFLOW) if server else by_user:
+        return key, source, ""
+    why = (
+        f"the MLflow user ({source}) is not shown to {address}, which MLFLOW_TRACKING_URI does not name: set that, or "
+        f"keep a key for this hub by `hubstate login {address}`"
+    )
+    return None, source, why
 
 
 def _kept_key(hub: str | None, kept: Mapping[str, Any], sources: dict[str, str]) -> str | None:

@@ -81,7 +81,12 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """No test reads or writes what belongs to this user, and none sees another's sessions."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith("HUBSTATE_") or name in ("RANK", "LOCAL_RANK", "NO_COLOR", "FORCE_COLOR"):
+        if name.startswith(("HUBSTATE_", "MLFLOW_")) or name in (
+            "RANK",
+            "LOCAL_RANK",
+            "NO_COLOR",
+            "FORCE_COLOR",
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     for name in ("CONFIG", "DATA", "CACHE", "STATE"):

@@ -24,7 +24,7 @@ NOW = 1_900_000_000.0
 class Answering(FakeHub):
     """A hub with one answer to whoever asks, and its own time."""
 
-    capabilities = Capabilities(folders=True)
+    capabilities = Capabilities(folders=True, resumable=True)
 
     def __init__(self, answer: Reply, at: float | None = None) -> None:
         super().__init__()
@@ -111,7 +111,9 @@ def test_what_a_hub_cannot_hold_is_told(monkeypatch):
     """Whoever wonders where the rows of steps went reads that this hub cannot hold them; what it can is not told."""
     assert about(found(), "the hub") == []
     monkeypatch.setattr(
-        Answering, "capabilities", Capabilities(step_rows=False, own_digest=False, folders=True)
+        Answering,
+        "capabilities",
+        Capabilities(step_rows=False, own_digest=False, folders=True, resumable=True),
     )
     ((level, text),) = about(found(), "the hub")
     assert level is Level.NOTE

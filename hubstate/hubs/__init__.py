@@ -6,6 +6,7 @@ from typing import Any
 
 from hubstate.errors import UsageError
 from hubstate.hubs.base import Hub
+from hubstate.settings import for_mlflow
 
 __all__ = ["open_hub"]
 
@@ -22,8 +23,12 @@ def open_hub(address: str, api_key: str | None, **options: Any) -> Hub:
             from hubstate.hubs.hub_v1 import HubV1  # noqa: PLC0415 - loads requests
 
             return HubV1(address, api_key, **options)
+        case "mlflow+http" | "mlflow+https":
+            from hubstate.hubs.mlflow import MLflowHub  # noqa: PLC0415 - loads requests
+
+            return MLflowHub(address, api_key, wanted=for_mlflow(), **options)
         case _:
             raise UsageError(
-                f"no hub is known for the scheme {scheme!r}: an address must look like http://host:8765 or "
-                "https://host"
+                f"no hub is known for the scheme {scheme!r}: an address must look like http://host:8765, "
+                "https://host, or like mlflow+https://host"
             )

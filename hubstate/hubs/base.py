@@ -89,7 +89,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     `step_rows`: rows of single steps, and of the final evaluation. `folders`: checkpoints that are folders.
     `closing`: the word that a session is over. `stop_request`: it may ask for a stop. `own_digest`: it tells the
-    SHA-256 of the file as it holds it. `resumable`: an upload that was cut goes on where it stopped.
+    SHA-256 of the file as it holds it. `resumable`: an upload that was cut goes on where it stopped. `files`: any
+    checkpoints. `rewinds`: rows that a later attempt begins again are not shown any more.
     """
 
     step_rows: bool = True
@@ -98,6 +99,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     stop_request: bool = True
     own_digest: bool = True
     resumable: bool = False
+    files: bool = True
+    rewinds: bool = True
 
 
 @runtime_checkable

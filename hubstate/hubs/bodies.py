@@ -20,6 +20,7 @@ __all__ = [
     "merged",
     "opening",
     "row_body",
+    "started_at",
     "upload_fields",
 ]
 
@@ -45,14 +46,14 @@ def opening(action: OpenSession, *, own: bool) -> dict[str, Any]:
             "group": action.group,
             "tags": action.tags,
             "config": action.config,
-            "started_at": _started_at(action.session),
+            "started_at": started_at(action.session),
         }
         if action.mark:
             body["hubstate"]["mark"] = action.mark
     return body
 
 
-def _started_at(session: str) -> float | None:
+def started_at(session: str) -> float | None:
     """When the session was made (seconds since 1970), as its ULID tells; None if the id is no ULID."""
     if len(session) != 26 or not set(session) <= set(_ULID_LETTERS):
         return None

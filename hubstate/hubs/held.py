@@ -1,4 +1,8 @@
-"""What one's own hub holds of a session, as it says when it is asked. Nothing is sent, and nothing changes by it."""
+"""What a hub holds of a session, as it says when it is asked. Nothing is sent, and nothing changes by it.
+
+One's own hub tells rows and files as they are. An MLflow server keeps points and tags, out of which they are put together
+again (`mlflow_held`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ import msgspec
 
 from hubstate.errors import HubRefused, HubUnreachable
 from hubstate.hubs.base import Declined, Delayed
+from hubstate.hubs.mlflow_held import stored
 from hubstate.hubs.verdict import judge
 from hubstate.hubs.wire import LARGEST_ANSWER, Wire
+from hubstate.settings import MLFLOW, for_mlflow
 
 __all__ = ["File", "Held", "InForce", "held"]
 
@@ -24,7 +30,10 @@ _LONGEST_LIST, _LONGEST_WAIT = 1 << 30, 600.0
 
 
 class File(msgspec.Struct, frozen=True):
-    """A stored checkpoint: `size` in bytes, `sha256` in hex, `url` to get it from. `epoch` counts from 0."""
+    """A stored checkpoint: `size` in bytes, `sha256` in hex, `url` to get it from. `epoch` counts from 0.
+
+    `sent`: the digest of what was sent, where the hub keeps what the sender said of it; else empty.
+    """
 
     kind: str
     epoch: int | None
@@ -32,6 +41,7 @@ class File(msgspec.Struct, frozen=True):
     size: int
     sha256: str
     url: str
+    sent: str = ""
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -72,12 +82,20 @@ def held(address: str, api_key: str | None, model: str) -> Held:
     Raises `HubUnreachable` if it gives no answer, `HubRefused` if it refuses one or tells something else (as a hub
     does that is not one's own). A hub that is away is found so within a minute; a long list may take ten.
     """
+    if address.startswith(MLFLOW):
+        state, outcome, rows, files = stored(address, api_key, model, for_mlflow())
+        return Held(
+            state,
+            outcome,
+            tuple(InForce(*row) for row in rows),
+            tuple(File(*file) for file in files),
+        )
     path = f"/v1/models/{quote(model, safe='')}"
     with closing(_wire(address, api_key, 30.0, 60.0)) as wire:
         told = _told(wire, path, _Model)
     with closing(_wire(address, api_key, _LONGEST_WAIT, _LONGEST_WAIT)) as wire:
-        rows = _told(wire, f"{path}/metrics", tuple[InForce, ...], most=_LONGEST_LIST)
-    return Held(told.state, told.outcome, rows, told.checkpoints)
+        listed = _told(wire, f"{path}/metrics", tuple[InForce, ...], most=_LONGEST_LIST)
+    return Held(told.state, told.outcome, listed, told.checkpoints)
 
 
 def _wire(address: str, api_key: str | None, read: float, total: float) -> Wire:

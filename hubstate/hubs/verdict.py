@@ -26,7 +26,7 @@ _PASSING = {408, 425}
 
 
 class Answer(NamedTuple):
-    """An answer, read to its end. `body` is None if it is no JSON object.
+    """An answer, read to its end. `body` is None if it is no JSON object; then `text` is how it begins.
 
     `whole` tells whether the request had left to its end before; if not, the answer acknowledges nothing.
     """
@@ -35,6 +35,7 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
     body: dict[str, Any] | None
     whole: bool = True
+    text: str = ""
 
 
 def judge(answer: Answer, hub: str, now: float) -> dict[str, Any] | Declined | Delayed:

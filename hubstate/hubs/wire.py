@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -39,6 +39,8 @@ __all__ = ["LARGEST_ANSWER", "Sink", "Wire", "user_agent"]
 
 #: What is longer is no answer (bytes).
 LARGEST_ANSWER = 4_000_000
+#: How much of an answer that is no JSON object is kept (bytes).
+_LONGEST_TEXT = 1_000
 
 _FAILURES = (
     requests.RequestException,
@@ -60,16 +62,22 @@ def user_agent() -> str:
 class _Key(AuthBase):
     """Puts the key into its header, and keeps `requests` from looking for another one elsewhere."""
 
-    def __init__(self, key: str | None) -> None:
-        self._key = key
+    def __init__(self, header: tuple[str, str] | None) -> None:
+        self._header = header
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._key is not None:
-            request.headers["x-api-key"] = self._key
+        if self._header is not None:
+            name, value = self._header
+            request.headers[name] = value
         return request
 
     def __repr__(self) -> str:
-        return "<key>" if self._key is not None else "<no key>"
+        return "<key>" if self._header is not None else "<no key>"
+
+
+def _own_header(key: str) -> tuple[str, str]:
+    """The header in which HUB v1 wants a key."""
+    return "x-api-key", key
 
 
 class _Session(requests.Session):
@@ -103,18 +111,26 @@ class Wire:
         read_timeout: float,
         total_timeout: float,
         monotonic: Callable[[], float] = time.monotonic,
+        header: Callable[[str], tuple[str, str]] = _own_header,
+        trust: bool | str = True,
+        certificate: str | None = None,
     ) -> None:
         """Opens no connection yet. Times in seconds; see `deadlines` for what each is about.
 
-        Raises `UsageError` for an address or a key that no request can carry; the key is not shown.
+        `header` makes of the key the header that carries it. `trust`: a file or folder of the certificates that are
+        believed over https, or False for any (True: those that the environment says); `certificate`: a file with this
+        client's own. Raises `UsageError` for an address or a key that no request can carry; the key is not shown.
         """
         self.address, self.host, self.loopback = _checked(address)
         if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
             raise UsageError("the api key is empty or holds characters that no header can carry")
-        self._key = None if key is None else key.strip()
+        carried = None if key is None else header(key.strip())
+        #: What no reason may hold, whoever says it.
+        self._secrets = () if key is None or carried is None else _parts_of(key.strip(), carried[1])
         self._connect_timeout = connect_timeout
+        tls = _Tls(trust, certificate)
         self._lines = tuple(
-            _Line(self, self._key, connect_timeout, Watch(read_timeout, total_timeout, monotonic))
+            _Line(self, carried, connect_timeout, Watch(read_timeout, total_timeout, monotonic), tls)
             for _ in ("words", "files")
         )
 
@@ -149,7 +165,9 @@ class Wire:
 
     def clean(self, text: str) -> str:
         """`text` without the key, should a hub have repeated it."""
-        return text.replace(self._key, "(key)") if self._key is not None else text
+        for secret in self._secrets:
+            text = text.replace(secret, "(key)")
+        return text
 
     def close(self) -> None:
         """Lets go of the connections. A later request opens them again."""
@@ -160,10 +178,19 @@ class Wire:
         return f"<Wire to {self.address}>"
 
 
+class _Tls(NamedTuple):
+    """Whose certificates are believed, and the file with this client's own; see `Wire`."""
+
+    trust: bool | str
+    certificate: str | None
+
+
 class _Line:
     """One session, with one connection that is kept from request to request."""
 
-    def __init__(self, wire: Wire, key: str | None, connect_timeout: float, watch: Watch) -> None:
+    def __init__(
+        self, wire: Wire, key: tuple[str, str] | None, connect_timeout: float, watch: Watch, tls: _Tls
+    ) -> None:
         self.watch = watch
         self._address = wire.address
         self._host = wire.host
@@ -171,6 +198,7 @@ class _Line:
         self._lock = threading.Lock()
         self._session = _Session()
         self._session.auth = _Key(key)
+        self._tls = tls
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # Answers are small; one that is packed could be a thousand times what it seems.
         self._session.headers.update({"User-Agent": user_agent(), "Accept-Encoding": "identity"})
@@ -239,6 +267,8 @@ class _Line:
             timeout=(self._connect_timeout, self.watch.patience),
             allow_redirects=False,
             stream=True,
+            verify=None if self._tls.trust is True else self._tls.trust,
+            cert=self._tls.certificate,
             proxies=None if self._direct is None else {"no_proxy": self._direct},
         )
 
@@ -247,7 +277,9 @@ class _Line:
         if len(text) > most:
             reason = f"the answer of {self._host} is longer than {most / 1e6:g} MB"
             return Delayed("hub_failing", reason, response.status_code)
-        return Answer(response.status_code, response.headers, _object(text), not self.watch.cut_short)
+        body = _object(text)
+        said = "" if body is not None else text[:_LONGEST_TEXT].decode("utf-8", "replace")
+        return Answer(response.status_code, response.headers, body, not self.watch.cut_short, said)
 
     def _explain(self, error: BaseException) -> str:
         return _reason(error, self._host, self._connect_timeout, self.watch)
@@ -255,6 +287,18 @@ class _Line:
     def close(self) -> None:
         with self._lock:
             self._session.close()
+
+
+def _parts_of(key: str, value: str) -> tuple[str, ...]:
+    """The key, and what of it a header holds, the longest first: what is short is in every text."""
+    parts = {key, key.partition(":")[2], value.rpartition(" ")[2]}
+    return tuple(
+        sorted((part for part in parts if part == key or len(part) >= _SHORTEST_SECRET), key=len)[::-1]
+    )
+
+
+#: A part of a key that is shorter is not looked for in what a hub says (characters).
+_SHORTEST_SECRET = 6
 
 
 def _object(text: bytes) -> dict[str, Any] | None:

@@ -193,7 +193,8 @@ def _files(folder: Path, held: Held, elsewhere: int) -> tuple[int, int, str]:
         elif ours is None:
             why = f"{name}: the hub has it, and the journal does not"
         else:
-            sha256 = ours.sha256 or _digest(folder, ours.action.snapshot)
+            # A hub that tells no digest leaves none in the journal; some keep what the sender said of the file.
+            sha256 = ours.sha256 or _digest(folder, ours.action.snapshot) or theirs.sent or "unknown"
             where = f"{name} of epoch {ours.action.epoch}"
             waits = "" if ours.delivered else "; this one waits here"
             why = (
@@ -241,10 +242,10 @@ def _steps(folder: Path) -> Iterator[tuple[object, tuple[AnyAction, ...]]]:
 
 
 def _digest(folder: Path, snapshot: str) -> str:
-    """The digest of a kept file; `unknown` if it is not here any more."""
+    """The digest of a kept file; empty if it is not here any more."""
     try:
         return digest(Snapshots(folder / "snapshots").path(snapshot))
     except FileNotFoundError:
-        return "unknown"
+        return ""
     except OSError as error:
         raise StorageError(f"cannot read the kept file {snapshot}: {error.strerror}") from error
