@@ -23,8 +23,11 @@ from hubstate.server import calls, models, signing, tus
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.checkpoints import ending_of
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
+from hubstate.server.platform.routes import add_platform
+from hubstate.server.rates import Rates
 from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, read_body, respond
 from hubstate.server.store import Store
+from hubstate.server.unoffered import add_unoffered
 from hubstate.server.uploads import Received, Receiver, digest_of_header
 
 __all__ = ["build"]
@@ -45,8 +48,11 @@ def build(wiring: Wiring) -> FastAPI:
     _add_calls(app, wiring)
     tus.add_uploads(app, wiring)
     _add_files(app, wiring)
+    add_platform(app, wiring)
+    add_unoffered(app, wiring)
     add_pages(app, wiring)
     _add_refusals(app, wiring)
+    app.add_middleware(Rates, limit=wiring.store.terms.rate_limit, wall=wiring.wall)
     app.add_middleware(_OneSlash)
     return app
 
@@ -68,9 +74,15 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post("/v1/auth", summary="Is this key good?")
     async def auth(request: Request) -> Response:
-        await caller_of(request, wiring)
-        data = {"tus": tus.VERSION, "archive": "tar"}
-        return as_json({"success": True, "message": "ok", "data": data, "hubstate": 1}, 200)
+        told: dict[str, Any] = {"success": True, "message": "ok", "hubstate": 1}
+        try:
+            await caller_of(request, wiring)
+        except (OSError, sqlalchemy.exc.OperationalError) as error:
+            log("hubstate.server").error("hubstate.hub_keys_unread", reason=str(error))
+            # An old client reads no status, and takes any other word than this for a wrong key, which it then forgets.
+            passing = "the hub cannot look at its keys just now: try again later"
+            return as_json({**told, "message": passing, "error": "storage_failing"}, 503)
+        return as_json({**told, "data": {"tus": tus.VERSION, "archive": "tar"}}, 200)
 
     @app.post("/v1/models", summary="Open a session, or its next attempt")
     async def open_model(request: Request) -> Response:

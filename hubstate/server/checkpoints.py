@@ -24,7 +24,7 @@ from hubstate.server.store import Store
 from hubstate.server.uploads import Received
 from hubstate.states import CheckpointKind
 
-__all__ = ["Placing", "ending_of", "kinds_of", "place", "stored"]
+__all__ = ["Placing", "ending_of", "kinds_of", "name_final", "place", "stored"]
 
 _KINDS = {kind.value for kind in CheckpointKind}
 
@@ -126,6 +126,24 @@ def place(
     named = {row["file"] for row in _rows(connection, session)}
     gone = {row["file"] for row in before.values()} - named
     return bool(wins), [store.file_of(session, file) for file in gone]
+
+
+def name_final(
+    store: Store, connection: Connection, session: str, sha256: str, changes: Mapping[str, Any]
+) -> list[Path]:
+    """Makes a file that is stored as another kind the final one too, with `changes`; tells which files nothing names now."""
+    before = _rows(connection, session)
+    same = next((row for row in before if row["sha256"] == sha256), None)
+    if same is None:
+        return []
+    values = {**same, "kind": CheckpointKind.FINAL.value, **changes}
+    connection.execute(
+        insert(checkpoints)
+        .values(**values)
+        .on_conflict_do_update(index_elements=["session", "kind"], set_=values)
+    )
+    gone = {row["file"] for row in before} - {row["file"] for row in _rows(connection, session)}
+    return [store.file_of(session, file) for file in gone]
 
 
 def ending_of(file: str) -> str:

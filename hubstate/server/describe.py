@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, func, select
 
+from hubstate.server import derive
 from hubstate.server import rows as rows_room
 from hubstate.server.checkpoints import ending_of, stored
-from hubstate.server.schema import attempts, problems, usage
+from hubstate.server.schema import attempts, problems, rows, usage
 from hubstate.server.sessions import in_contact, is_live, outcome_of, still_since
 from hubstate.server.signing import file_address
 from hubstate.server.store import Store
-from hubstate.states import CheckpointKind, Outcome
+from hubstate.states import CheckpointKind, Outcome, State
 
 __all__ = ["checkpoints_of", "conditions_of", "model_of", "summary_of"]
 
 _FINAL, _BEST, _LAST = CheckpointKind.FINAL.value, CheckpointKind.BEST.value, CheckpointKind.LAST.value
 
 
-def summary_of(connection: Connection, session: RowMapping, now: float) -> dict[str, Any]:
-    """What a list shows of a session. Times in seconds since 1970."""
+def summary_of(
+    connection: Connection, session: RowMapping, now: float, *, delivered: int | None = None
+) -> dict[str, Any]:
+    """What a list shows of a session. Times in seconds since 1970. `delivered`: its rows, if they were counted."""
     return {
         "id": session["id"],
         "name": session["name"],
@@ -34,7 +38,7 @@ def summary_of(connection: Connection, session: RowMapping, now: float) -> dict[
         "epoch": session["epoch"],
         "epoch_at": session["epoch_at"],
         "epochs": session["epochs"],
-        "delivered": rows_room.count(connection, session["id"]),
+        "delivered": rows_room.count(connection, session["id"]) if delivered is None else delivered,
         "waiting": session["waiting"],
         "created_at": session["created_at"],
         "last_contact": session["last_contact"],
@@ -92,9 +96,15 @@ def conditions_of(connection: Connection, session: RowMapping, now: float) -> li
 
 
 def model_of(
-    store: Store, connection: Connection, session: RowMapping, base: str, now: float
+    store: Store,
+    connection: Connection,
+    session: RowMapping,
+    base: str,
+    now: float,
+    *,
+    delivered: int | None = None,
 ) -> dict[str, Any]:
-    """All that `GET /v1/models/{id}` tells."""
+    """All that `GET /v1/models/{id}` tells. `delivered`: its rows, if they were counted."""
     files = {file["kind"]: file for file in checkpoints_of(store, connection, session, base, now)}
     config = _part(session, "config")
     dataset = _part(session, "dataset").get("name")
@@ -109,7 +119,7 @@ def model_of(
     query = select(attempts).where(attempts.c.session == session["id"]).order_by(attempts.c.attempt)
     names = select(usage.c.what, usage.c.attempt, usage.c.at).where(usage.c.session == session["id"])
     return {
-        **summary_of(connection, session, now),
+        **summary_of(connection, session, now, delivered=delivered),
         # HUB v1
         "meta": {"name": session["name"]},
         "status": "trained" if trained else "training" if session["epoch"] is not None else "new",
@@ -128,6 +138,7 @@ def model_of(
         "device": config.get("device"),
         "cache": config.get("cache"),
         # the hub's own
+        **_told(connection, session, now, delivered),
         "config": session["config"],
         "rows_told": session["rows_told"],
         "stop": session["stop"],
@@ -137,6 +148,33 @@ def model_of(
         "usage": [dict(row) for row in connection.execute(names.order_by(usage.c.id)).mappings()],
         "url": f"{base}/models/{session['id']}",
     }
+
+
+def _told(connection: Connection, session: RowMapping, now: float, delivered: int | None) -> dict[str, Any]:
+    """Who sends it, whether that client hears of a wish to stop, and the session in one line."""
+    client = "hubstate" if session["own"] else session["client"] or "hub_v1"
+    # A client that tells how many rows there are is believed; of another one only gaps can tell that some are missing.
+    missing = 0 if session["own"] else _missing(connection, session["id"])
+    silent = is_live(session) and not in_contact(session, now)
+    since = dt.datetime.fromtimestamp(session["last_contact"], dt.UTC)
+    picture = derive.picture(
+        derive.Standing(State(session["state"]), Outcome(session["outcome"]), session["reason"]),
+        delivered=rows_room.count(connection, session["id"]) if delivered is None else delivered,
+        total=session["rows_told"],
+        waiting=session["waiting"],
+        gaps=missing,
+        silent=f"{since:%Y-%m-%d %H:%M:%S} UTC" if silent else "",
+    )
+    return {"client": client, "can_stop": client != "hub_v1", "missing": missing, "picture": picture}
+
+
+def _missing(connection: Connection, model: str) -> int:
+    """How many epochs are not here although a later one is."""
+    query = select(func.count(func.distinct(rows.c.epoch)), func.max(rows.c.epoch)).where(
+        rows.c.session == model, rows.c.step.is_(None), rows.c.final.is_(False)
+    )
+    here, last = connection.execute(query).one()
+    return 0 if last is None else int(last) + 1 - int(here)
 
 
 def _attempt(row: RowMapping, session: RowMapping, now: float) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def _prepared(
         stack.enter_context(alone(store.data_dir))
         store.sweep()
         store.resumables.sweep(wall())
+        store.objects.sweep(wall())
         _check_open_to(host, public_url, keys_made=keys.ring(store.database).any_made)
         listening = stack.enter_context(_listening(host, port))
         taken = listening.getsockname()[1]

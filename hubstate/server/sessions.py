@@ -38,6 +38,7 @@ from hubstate.states import LIVE_STATES, Outcome, State
 __all__ = [
     "SILENCE",
     "about",
+    "begins_at",
     "create_foreign",
     "digest_of",
     "final_stored",
@@ -206,18 +207,23 @@ def note_problem(connection: Connection, model: str, what: str, now: float) -> N
 # -- writing ---------------------------------------------------------------------------------------------
 
 
-def create_foreign(connection: Connection, owner: str, body: dict[str, Any], now: float) -> str:
-    """A session of a HUB v1 client. It sends no key of its own: two creates are two sessions."""
+def create_foreign(
+    connection: Connection, owner: str, body: dict[str, Any], now: float, told: dict[str, Any] | None = None
+) -> str:
+    """A session of a client that chooses no id and sends no key: two creates are two sessions.
+
+    `body`: as HUB v1 clients send it. `told`: other columns, of a client that does not speak HUB v1.
+    """
     model = f"m{secrets.token_hex(12)}"
     config = body.get("config")
     epochs = config.get("epochs") if isinstance(config, dict) else None
-    connection.execute(
-        insert(sessions).values(
-            **_fresh(model, owner, body, now),
-            own=False,
-            epochs=epochs if isinstance(epochs, int) and 0 < epochs < 2**53 else None,
-        )
-    )
+    values = {
+        **_fresh(model, owner, body, now),
+        "own": False,
+        "epochs": epochs if isinstance(epochs, int) and 0 < epochs < 2**53 else None,
+        **(told or {}),
+    }
+    connection.execute(insert(sessions).values(**values))
     _note_attempt(connection, model, 1, 0, now)
     return model
 
@@ -232,17 +238,18 @@ def new_attempt(
     body: dict[str, Any],
     told: dict[str, Any],
     now: float,
+    own: bool = True,
 ) -> None:
     """Opens the session, or its next attempt. `told`: name, epochs, project, group, tags, config.
 
-    A repeated or late opening changes nothing. Raises `Problem` 409 for an id of another owner.
+    `own`: by hubstate. A repeated or late opening changes nothing. Raises `Problem` 409 for an id of another owner.
     """
     session = _any(connection, model)
     if session is not None and session["owner"] != owner:
         raise Problem(409, "id_taken", "this id belongs to another owner: begin a session with a new id")
     if session is None:
         values = _fresh(model, owner, body, now) | told
-        connection.execute(insert(sessions).values(**values | {"own": True, "attempt": attempt}))
+        connection.execute(insert(sessions).values(**values | {"own": own, "attempt": attempt}))
     elif attempt > session["attempt"]:
         values = {
             **told,
@@ -254,7 +261,7 @@ def new_attempt(
             "ended_at": None,
             # Someone deleted it, and the training goes on: what is learnt from here on is not thrown away.
             "deleted_at": None,
-            "own": True,
+            "own": own,
         }
         connection.execute(update(sessions).where(sessions.c.id == model).values(**values))
     if session is None or attempt > session["attempt"]:
@@ -297,6 +304,12 @@ def _note_attempt(connection: Connection, model: str, attempt: int, first_epoch:
         )
         .on_conflict_do_nothing()
     )
+
+
+def begins_at(connection: Connection, model: str, attempt: int, epoch: int) -> None:
+    """A row of `epoch` is here: an attempt whose client did not say where it goes on began there, or before."""
+    mine = update(attempts).where(attempts.c.session == model, attempts.c.attempt == attempt)
+    connection.execute(mine.where(attempts.c.first_epoch > epoch).values(first_epoch=epoch))
 
 
 def hear(

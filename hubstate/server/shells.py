@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -93,11 +94,14 @@ async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:
     return bytes(body)
 
 
-async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A body in pieces that are worth a thread's time. What came before the client went away is handed on, too."""
+async def pieces(stream: AsyncIterator[bytes], patience: float | None = None) -> AsyncIterator[bytes]:
+    """A body in pieces that are worth a thread's time. What came before the client went away is handed on, too.
+
+    `patience`: after so many seconds without a further byte it is given up: raises `Problem` 408.
+    """
     held = bytearray()
     try:
-        async for piece in stream:
+        async for piece in _patient(stream, patience):
             held += piece
             if len(held) >= _PIECE:
                 yield bytes(held)
@@ -106,6 +110,17 @@ async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield bytes(held)
         raise
     yield bytes(held)
+
+
+async def _patient(stream: AsyncIterator[bytes], patience: float | None) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(stream), patience)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            message = f"nothing more of this body came within {patience:g} s: send it again"
+            raise Problem(408, "stalled", message) from error
 
 
 async def drain(stream: AsyncIterator[bytes], limit: int = _DRAIN) -> None:

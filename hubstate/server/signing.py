@@ -1,4 +1,4 @@
-"""What the hub signs with its secret: addresses of files that need no key, and the cookie of a logged-in page.
+"""What the hub signs with its secret: addresses that need no key, of files and for files, and the cookie of a page.
 
 A signature covers its purpose, what it is for, and until when it holds; it is compared in constant time.
 """
@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-__all__ = ["COOKIE_SECONDS", "FILE_SECONDS", "cookie", "cookie_key", "file_address", "file_allowed"]
+__all__ = [
+    "COOKIE_SECONDS",
+    "FILE_SECONDS",
+    "PUT_SECONDS",
+    "Put",
+    "cookie",
+    "cookie_key",
+    "file_address",
+    "file_allowed",
+    "put_address",
+    "put_allowed",
+]
 
 #: How long an address of a file answers, in seconds: a week.
 FILE_SECONDS = 7 * 86400
+#: How long a file may be put to an address that was given out for it, in seconds: six hours.
+PUT_SECONDS = 6 * 3600
 #: How long a login on the pages holds, in seconds: thirty days.
 COOKIE_SECONDS = 30 * 86400
 
@@ -36,6 +50,39 @@ def file_allowed(
 ) -> bool:
     """Whether the address was signed by this hub for this very file, and still holds."""
     expected = _sign(secret, "file", model, kind, sha256, until)
+    return _holds(expected, signature, until, now)
+
+
+class Put(NamedTuple):
+    """A file that may be put: for which model and run, under which name nobody can guess, and how it is called."""
+
+    model: str
+    run: int
+    place: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Its path at the hub."""
+        return (
+            f"/api/uploads/{quote(self.model, safe='')}/{self.run}/{self.place}/{quote(self.name, safe='')}"
+        )
+
+
+def put_address(secret: bytes, base: str, put: Put, now: float) -> str:
+    """The self-authenticating address to which the file is put."""
+    until = str(int(now) + PUT_SECONDS)
+    signature = _sign(secret, "put", *map(str, put), until)
+    return f"{base}{put.path}?{urlencode({'until': until, 'signature': signature})}"
+
+
+def put_allowed(secret: bytes, put: Put, until: str, signature: str, now: float) -> bool:
+    """Whether the address was signed by this hub for this very file, and still holds."""
+    expected = _sign(secret, "put", *map(str, put), until)
+    return _holds(expected, signature, until, now)
+
+
+def _holds(expected: str, signature: str, until: str, now: float) -> bool:
     good = hmac.compare_digest(expected.encode(), signature.encode())
     return good and until.isascii() and until.isdigit() and now <= int(until[:15])
 

@@ -16,6 +16,7 @@ from sqlalchemy import select
 
 from hubstate.errors import StorageError, UsageError
 from hubstate.server.database import Database
+from hubstate.server.objects import Objects
 from hubstate.server.resumable import Resumables
 from hubstate.server.schema import checkpoints
 from hubstate.server.terms import Terms
@@ -64,6 +65,7 @@ class Store:
         except OSError as error:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
         self.resumables = Resumables(self.incoming)
+        self.objects = Objects(self.incoming / "objects")
         self.database = Database(database)
         self.writer = Writer(self.database)
 
@@ -75,6 +77,7 @@ class Store:
         """Removes what an earlier life of the hub left half done. Only the one hub of the folder may call it."""
         for part in _plain_files(self.incoming, "*.part"):
             part.unlink()
+        self.objects.tidy()
         with self.database.reading() as connection:
             named = {
                 (session, file)
