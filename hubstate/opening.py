@@ -37,6 +37,7 @@ __all__ = [
     "discard_needless",
     "find",
     "for_next_attempt",
+    "id_of",
     "leftovers",
     "make_directory",
     "needed_snapshots",
@@ -44,6 +45,7 @@ __all__ = [
     "peek",
     "reopen",
     "stand_ins",
+    "time_of",
 ]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -58,8 +60,21 @@ SNAPSHOT = re.compile(
 
 def new_id(now: float, chance: random.Random) -> str:
     """A ULID: 48 bits of milliseconds since 1970 and 80 random ones, in 26 letters that sort by time."""
-    number = (int(now * 1000) & (2**48 - 1)) << 80 | chance.getrandbits(80)
+    return id_of(now, chance.getrandbits(80))
+
+
+def id_of(at: float, bits: int) -> str:
+    """The ULID of a time (s since 1970) and of 80 bits, which are its last 16 letters."""
+    number = (int(at * 1000) & (2**48 - 1)) << 80 | bits
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def time_of(session: str) -> float:
+    """The time (s since 1970) that a ULID tells, to the millisecond."""
+    milliseconds = 0
+    for letter in session[:10]:
+        milliseconds = milliseconds * 32 + _ALPHABET.index(letter)
+    return milliseconds / 1000
 
 
 def is_id(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hubstate.cli import (
+    bring,
     check,
     demo,
     diagram,
@@ -65,6 +66,7 @@ app.command(rich_help_panel=_RUNS)(status.status)
 app.command(rich_help_panel=_RUNS)(sync.sync)
 app.command(rich_help_panel=_RUNS)(trace.trace)
 app.command(rich_help_panel=_RUNS)(export.export)
+app.command("import", rich_help_panel=_RUNS)(bring.bring)
 app.command(rich_help_panel=_RUNS)(forget.forget)
 app.command(rich_help_panel=_HUB)(login.login)
 app.command(rich_help_panel=_HUB)(hub.serve)

@@ -27,6 +27,7 @@ COMMANDS = [
     "doctor",
     "export",
     "forget",
+    "import",
     "keys",
     "login",
     "run",

@@ -1,0 +1,61 @@
+"""Trainings that other tools left, brought in as sessions: `find` looks for them, `bring` makes a session of one.
+
+Each tool has a room that knows its files (`ultralytics`, `lightning`, `transformers`) and imports nothing of the tool;
+`found` is what they give, `writing` is what becomes of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hubstate.errors import StorageError, UsageError
+from hubstate.importing import lightning, transformers, ultralytics
+from hubstate.importing.found import Found
+from hubstate.importing.writing import Imported, Wanted, bring
+
+__all__ = ["Found", "Imported", "Unusable", "Wanted", "bring", "find"]
+
+
+class Unusable(NamedTuple):
+    """A folder that looks like a training and cannot be read, and why."""
+
+    folder: Path
+    reason: str
+
+
+_TOOLS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Found | None]], ...] = (
+    (ultralytics.is_here, ultralytics.read),
+    (lightning.is_here, lightning.read),
+    (transformers.is_here, transformers.read),
+)
+
+
+def find(folder: Path) -> Iterator[Found | Unusable]:
+    """The trainings in a folder and below, in order of their paths. Hidden folders are not looked into.
+
+    Raises `UsageError` if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    for place, names, _ in os.walk(folder):
+        here = _read(Path(place))
+        yield from here
+        # What lies below a training belongs to it: its weights, its checkpoints.
+        names[:] = [] if here else sorted(name for name in names if not name.startswith("."))
+
+
+def _read(folder: Path) -> list[Found | Unusable]:
+    """The trainings that lie in this very folder: none or one, and more where several tools wrote to it."""
+    here: list[Found | Unusable] = []
+    for is_here, read in _TOOLS:
+        try:
+            found = read(folder) if is_here(folder) else None
+        except StorageError as failure:
+            here.append(Unusable(folder, str(failure)))
+            continue
+        if found is not None:
+            here.append(found)
+    return here
