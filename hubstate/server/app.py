@@ -50,7 +50,7 @@ def build(wiring: Wiring) -> FastAPI:
     _add_files(app, wiring)
     add_platform(app, wiring)
     add_unoffered(app, wiring)
-    add_pages(app, wiring)
+    app.state.pages = add_pages(app, wiring)
     _add_refusals(app, wiring)
     app.add_middleware(Rates, limit=wiring.store.terms.rate_limit, wall=wiring.wall)
     app.add_middleware(_OneSlash)

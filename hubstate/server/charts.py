@@ -1,43 +1,24 @@
-"""Line charts of the rows in force, as plain points: the templates draw them, no script does.
+"""A line chart as SVG, drawn by the server: what a page without script shows of a metric.
 
-A chart is a box of `WIDTH` by `HEIGHT` units. A metric that epochs measured is drawn over epochs, another one over
-steps. A gap is left where a value was not finite. Long lines are thinned out, the extremes kept.
+A chart is a box of `WIDTH` by `HEIGHT` units. Each attempt has a line of its own, and a gap is left where a value was
+not finite. The colours are of a middle brightness, because such a picture cannot know what it stands on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from itertools import pairwise
+from xml.sax.saxutils import escape, quoteattr
 
-__all__ = ["HEIGHT", "WIDTH", "Chart", "Line", "charts_of", "shown_number"]
+from hubstate.server.curves import Curve, Points
+
+__all__ = ["HEIGHT", "WIDTH", "drawing", "shown_number"]
 
 WIDTH, HEIGHT = 360, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 6, 354, 8, 142
-_POINTS = 240
-_DOTS = 24
+#: The colours of attempts, one after the other.
+_COLOURS = ("#3b82c4", "#d97a2b", "#2f9e68", "#a56cc1")
 
-Point = tuple[float, float]
-
-
-class Line(NamedTuple):
-    """A line of one attempt: the unbroken pieces as `points` of an SVG polyline, and dots where there are few."""
-
-    attempt: int
-    pieces: tuple[str, ...]
-    dots: tuple[tuple[str, str], ...]
-
-
-class Chart(NamedTuple):
-    """One metric. `over`: `epoch` or `step`; numbers as they are shown to people."""
-
-    name: str
-    over: str
-    lines: tuple[Line, ...]
-    last: str
-    lowest: str
-    highest: str
-    first_x: int
-    last_x: int
+_Piece = list[tuple[float, float]]
 
 
 def shown_number(value: float | None) -> str:
@@ -49,80 +30,63 @@ def shown_number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def charts_of(rows: Iterable[Mapping[str, Any]]) -> list[Chart]:
-    """A chart for every metric of these rows (in force, in order), by name. Final evaluations are not drawn."""
-    by_epoch: dict[str, list[tuple[int, int, float | None]]] = {}
-    by_step: dict[str, list[tuple[int, int, float | None]]] = {}
-    for row in rows:
-        if row["final"]:
-            continue
-        over, x = (by_epoch, row["epoch"]) if row["step"] is None else (by_step, row["step"])
-        for name, value in row["metrics"].items():
-            over.setdefault(name, []).append((row["attempt"], x, None if value is None else float(value)))
-    charts = [_chart(name, "epoch", found) for name, found in by_epoch.items()]
-    charts += [_chart(name, "step", found) for name, found in by_step.items() if name not in by_epoch]
-    return sorted((chart for chart in charts if chart is not None), key=lambda chart: chart.name)
-
-
-def _chart(name: str, over: str, found: list[tuple[int, int, float | None]]) -> Chart | None:
-    values = [value for _, _, value in found if value is not None]
+def drawing(curve: Curve, points: Points) -> str:
+    """The chart of a curve."""
+    values = [value for value in points.y if value is not None]
     if not values:
-        return None
-    places = [x for _, x, _ in found]
-    x_low, x_high = min(places), max(places)
-    y_low, y_high = min(values), max(values)
+        values = [0.0]
+    label = f"{curve.name[:200]} over {curve.over}: from {shown_number(min(values))} to {shown_number(max(values))}"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label={quoteattr(_printable(label))} preserveAspectRatio="none">'
+    )
+    lines = [
+        head,
+        *(
+            f'<path d="M0 {y}H{WIDTH}" stroke="#888" stroke-opacity=".3" vector-effect="non-scaling-stroke"/>'
+            for y in (_TOP, (_TOP + _BOTTOM) // 2, _BOTTOM)
+        ),
+    ]
+    for attempt, piece in _pieces(points, min(values), max(values)):
+        colour = _COLOURS[(attempt - 1) % len(_COLOURS)]
+        looks = f'stroke="{colour}" fill="none" stroke-linecap="round" vector-effect="non-scaling-stroke"'
+        if len(piece) == 1:
+            ((x, y),) = piece
+            lines.append(f'<path d="M{x:.1f} {y:.1f}h0" stroke-width="5" {looks}/>')
+        else:
+            told = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
+            lines.append(f'<polyline points="{told}" stroke-width="2" stroke-linejoin="round" {looks}/>')
+    lines.append(f"<title>{escape(_printable(label))}</title></svg>")
+    return "\n".join(lines)
 
-    def at(x: int, y: float) -> Point:
+
+def _pieces(points: Points, y_low: float, y_high: float) -> list[tuple[int, _Piece]]:
+    """The unbroken pieces of the lines, each with its attempt, in the units of the box."""
+    x_low, x_high = points.x[0], points.x[-1]
+
+    def at(x: float, y: float) -> tuple[float, float]:
         # Halved first: the span of two big numbers must not overflow.
         across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
         up = (y / 2 - y_low / 2) / (y_high / 2 - y_low / 2) if y_high / 2 > y_low / 2 else 0.5
         return _LEFT + across * (_RIGHT - _LEFT), _BOTTOM - up * (_BOTTOM - _TOP)
 
-    lines = []
-    for attempt in sorted({attempt for attempt, _, _ in found}):
-        pieces: list[list[Point]] = [[]]
-        for of, x, value in found:
-            if of == attempt and value is None:
-                pieces.append([])
-            elif of == attempt and value is not None:
-                pieces[-1].append(at(x, value))
-        points = [point for piece in pieces for point in piece]
-        alone = [piece[0] for piece in pieces if len(piece) == 1]
-        lines.append(
-            Line(
-                attempt,
-                tuple(_text(_thinned(piece)) for piece in pieces if len(piece) > 1),
-                tuple(_pair(point) for point in (points if len(points) <= _DOTS else alone)),
-            )
-        )
-    return Chart(
-        name,
-        over,
-        tuple(lines),
-        shown_number(values[-1]),
-        shown_number(y_low),
-        shown_number(y_high),
-        x_low,
-        x_high,
-    )
+    found: list[tuple[int, _Piece]] = []
+    for (begin, attempt), (end, _) in pairwise([*points.attempts, (float("inf"), 0)]):
+        piece: _Piece = []
+        for x, y in _between(points, begin, end):
+            if y is None:
+                found.append((attempt, piece))
+                piece = []
+            else:
+                piece.append(at(x, y))
+        found.append((attempt, piece))
+    return [one for one in found if one[1]]
 
 
-def _thinned(points: list[Point]) -> list[Point]:
-    """At most about `_POINTS` points: of each stretch the highest and the lowest, in their order."""
-    if len(points) <= _POINTS:
-        return points
-    stretch = -(-len(points) // (_POINTS // 2))
-    kept: list[Point] = [points[0]]
-    for begin in range(0, len(points), stretch):
-        part = points[begin : begin + stretch]
-        low, high = min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])
-        kept += sorted({low, high})
-    return [*kept, points[-1]]
+def _between(points: Points, begin: float, end: float) -> list[tuple[float, float | None]]:
+    return [(x, y) for x, y in zip(points.x, points.y, strict=True) if begin <= x < end]
 
 
-def _pair(point: Point) -> tuple[str, str]:
-    return f"{point[0]:.1f}", f"{point[1]:.1f}"
-
-
-def _text(points: Iterable[Point]) -> str:
-    return " ".join(",".join(_pair(point)) for point in points)
+def _printable(text: str) -> str:
+    """A text that XML can carry."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -14,19 +14,37 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, String, func, select, type_coerce
+import sqlalchemy
+from sqlalchemy import Connection, Select, String, func, select, type_coerce
 from sqlalchemy.dialects.sqlite import insert
 
 from hubstate.server.schema import attempts, rows
 
-__all__ = ["BIGGEST", "RowIn", "count", "every_row", "from_hub_v1", "in_force", "keep", "number"]
+__all__ = [
+    "BIGGEST",
+    "Arrived",
+    "RowIn",
+    "arrived",
+    "count",
+    "counted",
+    "every_row",
+    "first_epochs",
+    "from_hub_v1",
+    "in_force",
+    "keep",
+    "newest_in_force",
+    "newest_number",
+    "number",
+]
 
 #: The biggest epoch, step or attempt that is taken.
 BIGGEST = 2**53
+#: So many rows, of all sessions together, are looked through sooner than a session's rows are looked up.
+_NEAR = 20_000
 
 
 class RowIn(NamedTuple):
@@ -154,9 +172,16 @@ def in_force(connection: Connection, session: str, *, raw: bool = False) -> list
 
     `raw`: what was measured stays JSON text (`msgspec.Raw`), to go into an answer: there may be a million rows.
     """
-    counts = _Counting(connection, session)
+    read = _as_it_is if raw else msgspec.json.decode
+    return _merged_in_order(_load(connection, session), _Counting(connection, session), read)
+
+
+def _merged_in_order(
+    found: Iterable[_Stored], counts: _Counting, read: Callable[[str], Any]
+) -> list[dict[str, Any]]:
+    """Of rows, the later ones last, those in force in their order."""
     merged: dict[_Place, _Stored] = {}
-    for row in _load(connection, session):
+    for row in found:
         if not counts(row):
             continue
         place = _place(row)
@@ -165,7 +190,6 @@ def in_force(connection: Connection, session: str, *, raw: bool = False) -> list
             merged[place] = row
         elif before.attempt == row.attempt:
             merged[place] = _merged(before, row)
-    read = _as_it_is if raw else msgspec.json.decode
     return [_shown(merged[place], read) for place in sorted(merged)]
 
 
@@ -178,6 +202,79 @@ def _merged(before: _Stored, later: _Stored) -> _Stored:
         metrics=msgspec.json.encode(msgspec.json.decode(before.metrics) | metrics).decode(),
         nonfinite=msgspec.json.encode(nonfinite).decode(),
     )
+
+
+class Arrived(NamedTuple):
+    """A row by the number under which it arrived. `metrics` is JSON text."""
+
+    n: int
+    attempt: int
+    epoch: int
+    step: int | None
+    final: bool
+    metrics: str
+    digest: str
+
+
+def arrived(connection: Connection, session: str, after: int, newest: int) -> Iterator[Arrived]:
+    """The rows of a session that arrived after that number, in order of arrival.
+
+    `newest`: the number of the row that arrived last, of whichever session: where that is near, what came since is
+    looked through; else the session's rows are looked up.
+    """
+    wanted = "attempt, epoch, step, final, metrics, digest FROM rows"
+    if newest - after <= _NEAR:
+        # The plus keeps SQLite from the index of the session, which leads through all of its rows.
+        query = f"SELECT n, {wanted} WHERE n > :after AND +session = :session ORDER BY n"
+    else:
+        mine = "(SELECT n FROM rows WHERE session = :session AND n > :after ORDER BY n) AS mine"
+        query = f"SELECT mine.n, {wanted} JOIN {mine} ON rows.n = mine.n ORDER BY mine.n"
+    found = connection.execute(sqlalchemy.text(query), {"session": session, "after": after})
+    while batch := found.fetchmany(1000):
+        yield from map(Arrived._make, batch)
+
+
+def counted(connection: Connection, session: str, after: int, newest: int) -> tuple[int, int]:
+    """How many rows of a session arrived after that number, and the number of the last of them (0: none).
+
+    `newest`: the number of the row that arrived last, of whichever session; it tells which way is the shorter one.
+    """
+    mine = "+session" if newest - after <= _NEAR else "session"
+    query = f"SELECT count(*), coalesce(max(n), 0) FROM rows WHERE n > :after AND {mine} = :session"  # noqa: S608
+    count, last = connection.execute(sqlalchemy.text(query), {"session": session, "after": after}).one()
+    return int(count), int(last)
+
+
+def newest_number(connection: Connection, session: str) -> tuple[int, str]:
+    """The number of the row that arrived last, and its digest; 0 and nothing where there is none."""
+    query = select(rows.c.n, rows.c.digest).where(rows.c.session == session)
+    found = connection.execute(query.order_by(rows.c.n.desc()).limit(1)).one_or_none()
+    return (0, "") if found is None else (found.n, found.digest)
+
+
+def first_epochs(connection: Connection, session: str) -> list[tuple[int, int]]:
+    """Each attempt's number and the epoch that it began with, in order."""
+    query = select(attempts.c.attempt, attempts.c.first_epoch).where(attempts.c.session == session)
+    return [(attempt, first) for attempt, first in connection.execute(query.order_by(attempts.c.attempt))]
+
+
+def newest_in_force(connection: Connection, session: str, most: int) -> list[dict[str, Any]]:
+    """The last rows in force, at most so many, without a look at the others: there may be a million."""
+    counts = _Counting(connection, session)
+    found: list[_Stored] = []
+    for attempt, _ in reversed(first_epochs(connection, session)):
+        query = _columns().where(
+            rows.c.session == session, rows.c.attempt == attempt, rows.c.epoch < counts.end(attempt)
+        )
+        backwards = query.order_by(
+            rows.c.epoch.desc(), rows.c.final.desc(), rows.c.step.is_(None).desc(), rows.c.step.desc()
+        )
+        # Rows that merge are told one after the other; four of a place are more than any client sends.
+        found += [_Stored(*row) for row in connection.execute(backwards.limit(4 * most))]
+        if len(found) >= 4 * most:
+            break
+    found.sort(key=lambda row: row.at)
+    return _merged_in_order(found, counts, msgspec.json.decode)[-most:]
 
 
 class _Stored(NamedTuple):
@@ -202,7 +299,12 @@ def _place(row: _Stored) -> _Place:
 
 def _load(connection: Connection, session: str) -> list[_Stored]:
     """All rows, the later ones last. Their JSON stays text: there may be a hundred thousand."""
-    query = select(
+    query = _columns().where(rows.c.session == session)
+    return [_Stored(*row) for row in connection.execute(query.order_by(rows.c.at, rows.c.n))]
+
+
+def _columns() -> Select[Any]:
+    return select(
         rows.c.attempt,
         rows.c.epoch,
         rows.c.step,
@@ -210,8 +312,7 @@ def _load(connection: Connection, session: str) -> list[_Stored]:
         rows.c.at,
         type_coerce(rows.c.metrics, String),
         type_coerce(rows.c.nonfinite, String),
-    ).where(rows.c.session == session)
-    return [_Stored(*row) for row in connection.execute(query.order_by(rows.c.at, rows.c.n))]
+    )
 
 
 class _Counting:
@@ -223,11 +324,15 @@ class _Counting:
         self._ends: dict[int, int] = {}
 
     def __call__(self, row: _Stored) -> bool:
-        end = self._ends.get(row.attempt)
+        return row.epoch < self.end(row.attempt)
+
+    def end(self, attempt: int) -> int:
+        """The epoch from which on no row of the attempt counts."""
+        end = self._ends.get(attempt)
         if end is None:
-            later = [first for attempt, first in self._firsts if attempt > row.attempt]
-            end = self._ends[row.attempt] = min(later, default=BIGGEST + 1)
-        return row.epoch < end
+            later = [first for other, first in self._firsts if other > attempt]
+            end = self._ends[attempt] = min(later, default=BIGGEST + 1)
+        return end
 
 
 def _as_it_is(text: str) -> msgspec.Raw:

@@ -122,6 +122,7 @@ def _prepared(
         shown = f"[{host}]" if ":" in host else host
         hub = RunningHub(f"http://{shown}:{taken}", host, taken, store.data_dir)
         app = build(Wiring(store, host, public_url, wall))
+        stack.callback(app.state.pages.close)
         config = uvicorn.Config(
             app,
             access_log=False,  # addresses may hold what is nobody's business
@@ -132,11 +133,22 @@ def _prepared(
             timeout_graceful_shutdown=_GRACE,
             timeout_keep_alive=75,
         )
-        yield hub, _Server(config), listening
+        yield hub, _Server(config, app.state.pages.end_streams), listening
 
 
 class _Server(uvicorn.Server):
-    """Touches no signal by itself: in a thread it could not, and `serve` sets its own."""
+    """Touches no signal by itself: in a thread it could not, and `serve` sets its own.
+
+    `ending` is called when it stops: open pages hold streams that never end by themselves, and it waits for all.
+    """
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from hubstate.clock import VirtualClock
 from hubstate.server import keys
-from hubstate.server.charts import HEIGHT, WIDTH, charts_of, shown_number
+from hubstate.server.charts import HEIGHT, WIDTH, drawing, shown_number
+from hubstate.server.curves import Curve, Points
 from hubstate.server.running import RunningHub, running
 
 EVIL = "<script>alert('x')</script>&\"'{{ 7 * 7 }}"
@@ -48,15 +49,13 @@ def test_the_list_shows_how_each_session_fares(client: Client, clock: VirtualClo
     for shown in (
         'href="/models/S1"',
         "training",
-        "running",
         "2 of 4",
-        "aborted",
         "failed",
         "2 min ago",
         "0 s ago",
     ):
         assert shown in page
-    assert re.search(r'<progress max="4" value="2">', page)
+    assert re.search(r'<progress max="4" value="2"', page)
 
 
 def test_the_page_of_a_session_shows_what_the_hub_holds(client: Client) -> None:
@@ -74,7 +73,7 @@ def test_the_page_of_a_session_shows_what_the_hub_holds(client: Client) -> None:
     for shown in (
         "RuntimeError: boom",
         "aborted",
-        "3 of 9 recorded",
+        "3 of 9",
         "NaN",
         sha256,
         "4.9 KiB",
@@ -83,14 +82,14 @@ def test_the_page_of_a_session_shows_what_the_hub_holds(client: Client) -> None:
         "0.05",
     ):
         assert shown in page
-    assert page.count("<svg") == 2
+    assert page.count("<figure") == 2
     link = re.search(r'href="(/v1/files/[^"]+)"', page)
     assert link is not None
     assert client.get(link[1].replace("&amp;", "&")).content == b"x" * 5000
 
 
 def test_nothing_that_was_sent_becomes_part_of_a_page(client: Client) -> None:
-    """Every text from outside is escaped, and the page allows no script at all."""
+    """Every text from outside is escaped, and the page allows no script but the hub's own files."""
     client.open(name=EVIL, project=EVIL, group=EVIL, tags=[EVIL], config={EVIL: EVIL})
     client.rows([row(0, **{EVIL: 1}), row(1, **{EVIL: 2})])
     step = {"n": 1, "event": {"event": EVIL, "at": 1.0}, "from": EVIL, "to": "x", "refusal": EVIL}
@@ -101,12 +100,15 @@ def test_nothing_that_was_sent_becomes_part_of_a_page(client: Client) -> None:
     client.post(f"/v1/models/{model}", {"metrics": {EVIL: "{}"}, "type": "metrics"})
     for path in ("/", "/models/S1", f"/models/{model}"):
         answer = client.get(path, headers={"Accept": "text/html"})
-        assert "<script" not in answer.text
+        for tag in re.findall(r"<script.*", answer.text):
+            assert re.fullmatch(
+                r'<script (?:type="module"|defer) src="/static/[0-9a-f]+/[\w.]+"></script>', tag
+            )
         assert "&lt;script&gt;" in answer.text
         assert "{{ 7 * 7 }}" in answer.text
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
-        assert "script-src" not in policy
+        assert "script-src 'self';" in policy
         assert "unsafe" not in policy
         assert not re.search(r"""\s(style|on\w+)=""", answer.text)
 
@@ -129,17 +131,13 @@ def test_an_odd_step_does_not_break_the_page(client: Client, step: dict[str, Any
     assert "The way it took" in text_of(client, "/models/S1")
 
 
-def test_a_page_of_something_that_runs_loads_itself_again(client: Client, clock: VirtualClock) -> None:
-    """While a session is live and in contact the page asks to be loaded again; ended or silent ones rest."""
-    again = 'http-equiv="refresh"'
-    assert again not in text_of(client, "/")
+def test_a_session_that_fell_silent_is_told_so(client: Client, clock: VirtualClock) -> None:
+    """After three heartbeats without a word the list and the page say that there is no contact."""
     client.open()
-    assert again in text_of(client, "/")
-    assert again in text_of(client, "/models/S1")
+    assert "no contact" not in text_of(client, "/models/S1")
     clock.advance(901)
-    assert again not in text_of(client, "/")
+    assert '<span class="mark unknown">no contact</span>' in text_of(client, "/")
     page = text_of(client, "/models/S1")
-    assert again not in page
     assert "no contact" in page
     assert "unknown" in page
 
@@ -301,63 +299,206 @@ def test_a_login_never_leads_elsewhere(keyed: tuple[RunningHub, str], goal: str)
     browser.close()
 
 
+# -- keys ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_key_is_made_on_the_page_and_shown_once(client: Client) -> None:
+    """An open hub's page makes the first key, shows it once, and is logged in with it; nobody else comes in any more."""
+    made = client.http.post(f"{client.url}/keys", data={"name": "laptop"}, timeout=30)
+    assert made.status_code == 200
+    (key,) = set(re.findall(r"ul_[0-9a-f]{40}", made.text))
+    again = text_of(client, "/keys")
+    assert "laptop" in again
+    assert key not in again
+    assert requests.get(client.url, timeout=30, allow_redirects=False).status_code == 303
+    other = Client(client.url, key)
+    assert other.get("/v1/models").status_code == 200
+    other.http.close()
+
+
+def test_a_key_is_revoked_on_the_page(keyed: tuple[RunningHub, str]) -> None:
+    """A key of one's own ends by its button; the login that was made with it ends, too."""
+    hub, key = keyed
+    browser, _ = log_in(hub, key)
+    page = browser.get(f"{hub.url}/keys", timeout=30).text
+    number = re.search(r"/keys/(\d+)/revoke", page)
+    assert number is not None
+    browser.post(f"{hub.url}/keys/{number[1]}/revoke", allow_redirects=False, timeout=30)
+    client = Client(hub.url, key)
+    assert client.get("/v1/models").status_code == 401
+    assert browser.get(f"{hub.url}/keys", allow_redirects=False, timeout=30).status_code == 303
+    client.http.close()
+    browser.close()
+
+
+def test_nobody_sees_or_ends_another_owners_key(keyed: tuple[RunningHub, str]) -> None:
+    """Another owner's key is not listed, and to revoke it is as to revoke one that never was."""
+    hub, key = keyed
+    theirs = keys.create(hub.data_dir, "theirs", owner="somebody")
+    browser, _ = log_in(hub, key)
+    assert "theirs" not in browser.get(f"{hub.url}/keys", timeout=30).text
+    (number,) = [one.id for one in keys.listed(hub.data_dir) if one.name == "theirs"]
+    answers = [browser.post(f"{hub.url}/keys/{n}/revoke", timeout=30).status_code for n in (number, 99)]
+    assert answers == [404, 404]
+    client = Client(hub.url, theirs)
+    assert client.get("/v1/models").status_code == 200
+    client.http.close()
+    browser.close()
+
+
+@pytest.mark.parametrize("name", ["", "good", "x" * 101, "a\tb"], ids=["empty", "taken", "long", "odd"])
+def test_a_name_that_no_key_can_have_is_told(keyed: tuple[RunningHub, str], name: str) -> None:
+    """The page says what is wrong with the name, and makes no key."""
+    hub, key = keyed
+    browser, _ = log_in(hub, key)
+    answer = browser.post(f"{hub.url}/keys", data={"name": name}, timeout=30)
+    assert answer.status_code == 422
+    assert "name" in answer.text
+    assert "ul_" not in answer.text
+    assert len(keys.listed(hub.data_dir)) == 1
+    browser.close()
+
+
+@pytest.mark.parametrize("path", ["/keys", "/keys/1/revoke", "/logout", "/login"])
+def test_no_other_site_sends_a_form_of_a_page(keyed: tuple[RunningHub, str], path: str) -> None:
+    """What another site's page sends through a browser is refused, whatever form it is."""
+    hub, key = keyed
+    browser, _ = log_in(hub, key)
+    sent = {"Origin": "https://evil.example"}
+    answer = browser.post(hub.url + path, data={"name": "x", "key": key}, headers=sent, timeout=30)
+    assert answer.status_code == 403
+    assert [one.revoked_at for one in keys.listed(hub.data_dir)] == [None]
+    browser.close()
+
+
+# -- the list --------------------------------------------------------------------------------------------
+
+
+def listed(client: Client, query: str) -> list[str]:
+    """The ids of the sessions that the list shows."""
+    return re.findall(r'data-session="([^"]+)"', text_of(client, f"/?{query}"))
+
+
+def test_the_list_is_searched_and_filtered(client: Client, clock: VirtualClock) -> None:
+    """By a part of the name, the beginning of the id, how it fares, project and tag; also all at once."""
+    client.open("A1", name="alpha 50%", project="p", tags=["x", "long tail"])
+    client.open("B1", name="beta", project="q", tags=["x"])
+    client.open("C1", name="gamma", project="p")
+    client.end("C1")
+    clock.advance(901)
+    client.beat("A1")
+    for query, expected in (
+        ("q=alph", ["A1"]),
+        ("q=50%25", ["A1"]),
+        ("q=_", []),
+        ("q=B", ["B1"]),
+        ("state=live", ["A1"]),
+        ("state=silent", ["B1"]),
+        ("state=done", ["C1"]),
+        ("state=nonsense", ["C1", "B1", "A1"]),
+        ("project=p", ["C1", "A1"]),
+        ("tag=long+tail", ["A1"]),
+        ("tag=x&project=q", ["B1"]),
+        ("page=9999", ["C1", "B1", "A1"]),
+        ("page=x", ["C1", "B1", "A1"]),
+    ):
+        assert listed(client, query) == expected, query
+
+
+def test_a_list_that_finds_nothing_says_so(client: Client) -> None:
+    """A filter that nothing passes is not an empty hub."""
+    client.open()
+    page = text_of(client, "/?q=none")
+    assert "No session is like that" in page
+    assert "Nothing is here yet" not in page
+
+
+def test_a_thousand_sessions_come_in_pages(data_dir: Path, clock: VirtualClock) -> None:
+    """Each page holds fifty, newest first, keeps what was asked for, and together they hold each session once."""
+    with running(data_dir, wall=clock.wall) as hub:
+        client = Client(hub.url)
+        for n in range(120):
+            client.open(f"S{n:03}", name="many")
+        seen, address = [], "?q=many"
+        while address:
+            page = text_of(client, f"/{address}")
+            seen += re.findall(r'data-session="([^"]+)"', page)
+            found = re.search(r'href="/(\?[^"]+)" rel="next"', page)
+            address = found[1].replace("&amp;", "&") if found else ""
+        assert "101\N{EN DASH}120 of 120" in page
+        assert seen == [f"S{n:03}" for n in reversed(range(120))]
+        client.http.close()
+
+
 # -- charts ----------------------------------------------------------------------------------------------
 
-values = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**30), 10**30)
+
+def points(client: Client, query: str, model: str = "S1") -> dict[str, Any]:
+    answer = client.get(f"/models/{model}/points?{query}")
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()["curves"]
+    return told
+
+
+def test_points_are_told_as_they_are_or_by_their_extremes(client: Client) -> None:
+    """Few points come whole; many come as the lowest and highest of each part, with means; a stretch comes finer."""
+    client.open()
+    values = [9.0 if epoch == 777 else math.sin(epoch) for epoch in range(2000)]
+    client.rows([row(epoch, a=value) for epoch, value in enumerate(values)])
+    whole = points(client, "curve=0&parts=1000")["0"]
+    assert (whole["y"], whole["middle_x"]) == (values, [])
+    thin = points(client, "curve=0&parts=100")["0"]
+    assert len(thin["x"]) <= 200
+    assert max(thin["y"]) == 9.0
+    assert len(thin["middle_y"]) == 100
+    assert thin["of"] == 2000
+    near = points(client, "curve=0&parts=100&from=770&to=780")["0"]
+    assert near["x"] == [float(x) for x in range(769, 782)]
+
+
+@pytest.mark.parametrize("query", ["curve=x", "curve=0&from=a", "curve=0&to=nan", "curve=0&parts=-1"])
+def test_a_stretch_that_makes_no_sense_is_refused(client: Client, query: str) -> None:
+    """What a script asks for is read strictly."""
+    client.open()
+    answer = client.get(f"/models/S1/points?{query}")
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+
+
+def test_a_page_without_script_has_its_charts_as_pictures(client: Client) -> None:
+    """Each curve is an image, drawn by the hub, with its name and range in words."""
+    client.open()
+    client.rows([row(0, **{"a<b": 1}), row(1, **{"a<b": 3})])
+    page = text_of(client, "/models/S1")
+    assert '<noscript><img src="/models/S1/curves/0.svg"' in page
+    picture = client.get("/models/S1/curves/0.svg")
+    assert picture.headers["content-type"].startswith("image/svg+xml")
+    assert "a&lt;b over epoch: from 1 to 3" in picture.text
+    assert client.get("/models/S1/curves/7.svg").status_code == 404
+
+
+values = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 
 @settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 3), st.integers(0, 2**53), st.none() | st.integers(0, 9), values),
-        max_size=20,
-    )
-)
-def test_every_chart_stays_in_its_box(drawn: list[tuple[int, int, int | None, float | None]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 3), values), min_size=1, max_size=20))
+def test_every_chart_stays_in_its_box(told: list[tuple[int, float | None]]) -> None:
     """Whatever finite numbers a metric takes, its points are numbers within the box."""
-    rows = [
-        {"epoch": epoch, "step": step, "attempt": attempt, "final": False, "metrics": {"a": value}}
-        for attempt, epoch, step, value in drawn
+    x = [float(n) for n in range(len(told))]
+    starts = [(at, attempt) for at, (attempt, _) in zip(x, told, strict=True)]
+    picture = drawing(
+        Curve(0, "a", "epoch", len(told), None),
+        Points(x, [value for _, value in told], len(told), [], [], starts),
+    )
+    found = [
+        two for pair in re.findall(r'points="([^"]+)"|d="M([-\d. ]+)h0"', picture) for two in pair if two
     ]
-    for chart in charts_of(rows):
-        points = [pair.split(",") for line in chart.lines for piece in line.pieces for pair in piece.split()]
-        points += [list(dot) for line in chart.lines for dot in line.dots]
-        assert points
-        for x, y in points:
-            assert 0 <= float(x) <= WIDTH
-            assert 0 <= float(y) <= HEIGHT
-
-
-def test_a_chart_keeps_its_extremes_when_it_is_thinned() -> None:
-    """Of ten thousand epochs a few hundred points are drawn, the one peak among them."""
-    rows = [
-        {
-            "epoch": e,
-            "step": None,
-            "attempt": 1,
-            "final": False,
-            "metrics": {"a": 9.0 if e == 7777 else math.sin(e)},
-        }
-        for e in range(10_000)
-    ]
-    (chart,) = charts_of(rows)
-    points = [pair.split(",") for pair in chart.lines[0].pieces[0].split()]
-    assert len(points) < 600
-    assert min(float(y) for _, y in points) == 8.0
-    assert (chart.highest, chart.first_x, chart.last_x) == ("9", 0, 9999)
-
-
-def test_final_evaluations_and_steps_beside_epochs_are_not_drawn() -> None:
-    """A metric that epochs measure is drawn over epochs; one that only steps measure over steps."""
-    rows = [
-        {"epoch": 0, "step": None, "attempt": 1, "final": False, "metrics": {"loss": 1.0}},
-        {"epoch": 0, "step": 3, "attempt": 1, "final": False, "metrics": {"loss": 7.0, "lr": 0.1}},
-        {"epoch": 0, "step": None, "attempt": 1, "final": True, "metrics": {"loss": 9.0}},
-    ]
-    assert [(chart.name, chart.over, chart.highest) for chart in charts_of(rows)] == [
-        ("loss", "epoch", "1"),
-        ("lr", "step", "0.1"),
-    ]
+    pairs = [pair for one in found for pair in re.findall(r"(\S+?)[, ](\S+)", one)]
+    assert bool(pairs) == any(value is not None for _, value in told)
+    for x_at, y_at in pairs:
+        assert 0 <= float(x_at) <= WIDTH
+        assert 0 <= float(y_at) <= HEIGHT
+    assert "nan" not in picture
+    assert "inf" not in picture
 
 
 def test_numbers_are_shown_short() -> None:

@@ -1,0 +1,622 @@
+"""The rows in force as columns: what a chart is drawn from, so that none has to read every row of a session.
+
+A row lies in the database as it was sent, one JSON text with all its metrics. A chart wants one metric of all rows.
+So what was told is laid out here a second time, metric by metric, in `curves.sqlite` beside the database: a copy that
+may be removed at any time and is made again by the next look at it.
+
+How it grows. The rows in force stand in an order (`rows.in_force`), and a row's place in it is its *position*. While
+rows arrive in that order, which is how trainings tell them, they are appended, and what was laid out stays as it was:
+this is one *generation*. A row that comes out of order, one that merges with another, and a new attempt that takes
+back epochs change what is in force; then all of it is laid out anew, as a new generation. So whoever has seen a
+generation up to a position has missed nothing but what lies beyond it, which is how a page goes on after its stream broke off.
+
+Rows of an epoch are drawn over epochs; rows of steps over steps, or over their own number where steps begin anew in
+each epoch. Of a metric that both told, the epochs are drawn. Final evaluations are no part of a curve.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import sqlite3
+import threading
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from sqlalchemy import Connection
+
+from hubstate.errors import StorageError
+from hubstate.log import log
+from hubstate.server import rows as rows_room
+
+__all__ = ["Curve", "Curves", "Layout", "Points", "Tail"]
+
+#: Rises with each change of what is stored; an older file is made anew.
+_VERSION = 1
+#: How many points a block holds, and how many rows are read at a time.
+_BLOCK, _BATCH = 1024, 4096
+#: So many points are held in memory while a session is laid out anew.
+_HELD = 2_000_000
+_EPOCH, _STEP, _ROW = "epoch", "step", "row"
+#: The place before every row.
+_NOWHERE = (-1, False, False, 0)
+
+_TABLES = """
+CREATE TABLE layouts (
+  session TEXT PRIMARY KEY, born REAL, generation TEXT, upto INTEGER, digest TEXT, length INTEGER, place TEXT,
+  attempts TEXT, stretches TEXT
+) WITHOUT ROWID;
+CREATE TABLE curves (
+  session TEXT, id INTEGER, name TEXT, over TEXT, length INTEGER, last REAL, x REAL, folds INTEGER, gaps INTEGER,
+  PRIMARY KEY (session, id)
+) WITHOUT ROWID;
+CREATE TABLE blocks (
+  session TEXT, curve INTEGER, first INTEGER, points BLOB, PRIMARY KEY (session, curve, first)
+);
+"""
+
+
+_Row = TypeVar("_Row")
+
+
+class Curve(NamedTuple):
+    """One metric. `over`: `epoch`, `step` or `row`. `last` is None where the newest value was not finite.
+
+    `length` counts its points, those that were not finite included.
+    """
+
+    id: int
+    name: str
+    over: str
+    length: int
+    last: float | None
+
+
+class Layout(NamedTuple):
+    """What is laid out of a session: a generation, how many rows are in force, and the curves by name."""
+
+    generation: str
+    length: int
+    curves: list[Curve]
+
+
+class Points(NamedTuple):
+    """A stretch of a curve. `y` is None where a value was not finite: there the line has a gap.
+
+    Of `of` points in the stretch `x` and `y` hold all, or the lowest and the highest of each of many equal parts;
+    `middle_x` and `middle_y` are then the parts' means. `attempts`: from which x on which attempt told it.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float | None]
+    of: int
+    middle_x: Sequence[float]
+    middle_y: Sequence[float | None]
+    attempts: list[tuple[float, int]]
+
+
+class Tail(NamedTuple):
+    """What a curve has beyond a position."""
+
+    x: list[float]
+    y: list[float | None]
+    attempts: list[int]
+
+    #: Whether the curve begins here.
+    whole: bool
+
+
+class _Column(NamedTuple):
+    """Points as they are stored: positions, places on the axis, values (NaN: not finite)."""
+
+    positions: array[int]
+    x: array[float]
+    y: array[float]
+
+    def packed(self) -> bytes:
+        return self.positions.tobytes() + self.x.tobytes() + self.y.tobytes()
+
+
+def _column() -> _Column:
+    return _Column(array("I"), array("d"), array("d"))
+
+
+def _unpacked(blocks: Iterable[bytes]) -> _Column:
+    column = _column()
+    for block in blocks:
+        count = len(block) // 20
+        column.positions.frombytes(block[: 4 * count])
+        column.x.frombytes(block[4 * count : 12 * count])
+        column.y.frombytes(block[12 * count :])
+    return column
+
+
+class _Draft:
+    """What is known of a curve while rows are laid out."""
+
+    def __init__(
+        self, id_: int, name: str, over: str, length: int, x: float, folds: bool, gaps: bool
+    ) -> None:
+        self.id = id_
+        self.name = name
+        self.over = over
+        self.length = length
+        self.x = x
+        self.folds = folds
+        self.gaps = gaps
+        self.last = math.nan
+        self.stored = length > 0
+        self.new = _column()
+
+    def add(self, positions: array[int], x: array[float], column: Sequence[Any], *, rising: bool) -> None:
+        """Adds points; a value is None where it was not finite. `rising`: so does x."""
+        if None in column:
+            self.gaps = True
+            column = [math.nan if value is None else value for value in column]
+        self.folds = self.folds or not rising or x[0] <= self.x
+        self.x = max(self.x, x[-1])
+        self.last = column[-1]
+        self.length += len(x)
+        self.new.positions.extend(positions)
+        self.new.x.extend(x)
+        self.new.y.extend(array("d", column))
+
+
+class _OutOfOrderError(Exception):
+    """Rows that change what is in force already: the layout has to be made anew."""
+
+
+class Curves:
+    """The columns of a hub, in the file at `path`. Safe for several threads.
+
+    A file that is damaged or of another version is made anew: it holds nothing that is not in the database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._busy: dict[str, threading.Lock] = {}
+        self._file: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    # -- laying out --------------------------------------------------------------------------------------
+
+    def lay_out(self, connection: Connection, session: str, born: float) -> Layout:
+        """Brings the columns of a session up to what the database holds. `born`: when the session was created."""
+        with self._lock:
+            busy = self._busy.setdefault(session, threading.Lock())
+        with busy:
+            try:
+                return self._laid_out(connection, session, born)
+            except sqlite3.DatabaseError as error:
+                with self._lock:
+                    self._give_up(error)
+            try:
+                return self._laid_out(connection, session, born)
+            except sqlite3.DatabaseError as error:
+                raise StorageError(f"cannot write {self._path}: {error}") from error
+
+    def _laid_out(self, connection: Connection, session: str, born: float) -> Layout:
+        attempts = rows_room.first_epochs(connection, session)
+        before = self._read("SELECT * FROM layouts WHERE session = ?", session)
+        if before and self._still_holds(connection, before[0], born, attempts):
+            known = before[0]
+            newest = connection.exec_driver_sql("SELECT max(n) FROM rows").scalar_one() or 0
+            if newest > known[3]:
+                try:
+                    self._append(connection, session, known, attempts, newest)
+                except _OutOfOrderError:
+                    self._anew(connection, session, born, attempts)
+        else:
+            self._anew(connection, session, born, attempts)
+        return self.layout(session)
+
+    def _still_holds(
+        self, connection: Connection, known: tuple[Any, ...], born: float, attempts: list[tuple[int, int]]
+    ) -> bool:
+        """Whether what is laid out is still in force, so that it only has to be added to."""
+        session, known_born, _, upto, digest, _, place, told, _ = known
+        if known_born != born:
+            return False
+        before = [tuple(one) for one in json.loads(told)]
+        last_epoch = json.loads(place)[0]
+        new = [one for one in attempts if one not in before]
+        if not set(before) <= set(attempts) or any(first <= last_epoch for _, first in new):
+            return False
+        if upto == 0:
+            return True
+        # A database that was put back to an earlier state may have given the number to another row.
+        found = connection.exec_driver_sql(
+            "SELECT session, digest FROM rows WHERE n = ?", (upto,)
+        ).one_or_none()
+        return found is not None and tuple(found) == (session, digest)
+
+    def _append(
+        self,
+        connection: Connection,
+        session: str,
+        known: tuple[Any, ...],
+        attempts: list[tuple[int, int]],
+        newest: int,
+    ) -> None:
+        _, born, generation, upto, digest, length, place, _, stretches = known
+        drafts = {draft.name: draft for draft in self._drafts(session)}
+        layer = _Layer(drafts, length, tuple(json.loads(place)), json.loads(stretches), attempts)
+        found = rows_room.arrived(connection, session, upto, newest)
+        for batch in _batches(found):
+            layer.take_in_order(batch)
+            upto, digest = batch[-1].n, batch[-1].digest
+        if layer.length > length or json.loads(known[7]) != [list(one) for one in attempts]:
+            self._keep(session, born, generation, upto, digest, layer, attempts)
+
+    def _anew(
+        self, connection: Connection, session: str, born: float, attempts: list[tuple[int, int]]
+    ) -> None:
+        upto, digest = rows_room.newest_number(connection, session)
+        try:
+            layer = self._fresh_layer(session, attempts)
+            for batch in _batches(rows_room.arrived(connection, session, 0, upto)):
+                layer.take_in_order(batch)
+                self._put_aside(session, layer)
+        except _OutOfOrderError:
+            layer = self._fresh_layer(session, attempts)
+            for many in _batches(rows_room.in_force(connection, session, raw=True)):
+                told = (_Told(*(row[name] for name in _Told._fields)) for row in many)
+                layer.take(list(told))
+                self._put_aside(session, layer)
+        self._keep(session, born, secrets.token_hex(6), upto, digest, layer, attempts)
+
+    def _fresh_layer(self, session: str, attempts: list[tuple[int, int]]) -> _Layer:
+        with self._writing() as file:
+            for query in (
+                "DELETE FROM layouts WHERE session = ?",
+                "DELETE FROM curves WHERE session = ?",
+                "DELETE FROM blocks WHERE session = ?",
+            ):
+                file.execute(query, (session,))
+        return _Layer({}, 0, _NOWHERE, [], attempts)
+
+    def _put_aside(self, session: str, layer: _Layer) -> None:
+        """Stores what is laid out so far, if it is much. Nobody sees it before the layout is told of."""
+        if layer.points > _HELD:
+            layer.points = 0
+            with self._writing() as file:
+                for draft in layer.drafts.values():
+                    if draft.new.x:
+                        _store(file, session, draft)
+
+    def _drafts(self, session: str) -> Iterator[_Draft]:
+        query = "SELECT id, name, over, length, x, folds, gaps FROM curves WHERE session = ?"
+        for id_, name, over, length, x, folds, gaps in self._read(query, session):
+            yield _Draft(id_, name, over, length, x, bool(folds), bool(gaps))
+
+    def _keep(
+        self,
+        session: str,
+        born: float,
+        generation: str,
+        upto: int,
+        digest: str,
+        layer: _Layer,
+        attempts: list[tuple[int, int]],
+    ) -> None:
+        with self._writing() as file:
+            file.execute(
+                "INSERT OR REPLACE INTO layouts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    session,
+                    born,
+                    generation,
+                    upto,
+                    digest,
+                    layer.length,
+                    json.dumps(layer.place),
+                    json.dumps(attempts),
+                    json.dumps(layer.stretches),
+                ),
+            )
+            for draft in layer.drafts.values():
+                if draft.new.x:
+                    _store(file, session, draft)
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def layout(self, session: str) -> Layout:
+        """What is laid out of a session at this moment, without a look at the database."""
+        known = self._read("SELECT generation, length FROM layouts WHERE session = ?", session)
+        if not known:
+            return Layout("", 0, [])
+        query = "SELECT id, name, over, length, last, folds FROM curves WHERE session = ? ORDER BY name"
+        curves = [
+            Curve(id_, name, _ROW if folds else over, length, last)
+            for id_, name, over, length, last, folds in self._read(query, session)
+        ]
+        return Layout(known[0][0], known[0][1], curves)
+
+    def length(self, session: str) -> int | None:
+        """How many rows are laid out; None where none ever was."""
+        known = self._read("SELECT length FROM layouts WHERE session = ?", session)
+        return int(known[0][0]) if known else None
+
+    def points(self, session: str, curve: int, low: float, high: float, parts: int) -> Points | None:
+        """The points from `low` to `high` on the axis, in at most `parts` parts; None for an unknown curve.
+
+        One point on either side comes along, so that a line runs on to the edge of what is looked at.
+        """
+        found = self._read("SELECT folds, gaps FROM curves WHERE session = ? AND id = ?", session, curve)
+        if not found:
+            return None
+        (folds, gaps), *_ = found
+        column, stretches = self._column(session, curve)
+        x = array("d", column.positions) if folds else column.x
+        begin = max(0, bisect_left(x, low) - 1)
+        end = min(len(x), bisect_left(x, high) + 2)
+        attempts = _attempts(stretches, column.positions, x)
+        if end - begin <= 2 * parts:
+            y: list[float | None] = [None if math.isnan(value) else value for value in column.y[begin:end]]
+            return Points(list(x[begin:end]), y, end - begin, [], [], attempts)
+        return _thinned(x, column.y, begin, end, parts, attempts, gaps=bool(gaps))
+
+    def tail(self, session: str, generation: str, begin: int, end: int, most: int) -> dict[int, Tail] | None:
+        """What each curve has from one position to another; None for another generation, or for more than `most` rows."""
+        known = self._read("SELECT generation, stretches FROM layouts WHERE session = ?", session)
+        if not known or known[0][0] != generation or end - begin > most:
+            return None
+        stretches = json.loads(known[0][1])
+        query = (
+            "SELECT points FROM blocks WHERE session = :s AND curve = :c AND first >= coalesce("
+            "(SELECT max(first) FROM blocks WHERE session = :s AND curve = :c AND first <= :p), 0) ORDER BY first"
+        )
+        tails = {}
+        for draft in self._drafts(session):
+            told = {"s": session, "c": draft.id, "p": begin}
+            column = _unpacked(block for (block,) in self._asked(query, told))
+            left, right = bisect_left(column.positions, begin), bisect_left(column.positions, end)
+            if left < right:
+                positions = column.positions[left:right]
+                x = list(map(float, positions)) if draft.folds else list(column.x[left:right])
+                y = [None if math.isnan(value) else value for value in column.y[left:right]]
+                attempts = [_attempt_at(stretches, one) for one in positions]
+                tails[draft.id] = Tail(x, y, attempts, whole=draft.length == len(column.x) and left == 0)
+        return tails
+
+    def _column(self, session: str, curve: int) -> tuple[_Column, list[list[int]]]:
+        query = "SELECT points FROM blocks WHERE session = ? AND curve = ? ORDER BY first"
+        column = _unpacked(block for (block,) in self._read(query, session, curve))
+        known = self._read("SELECT stretches FROM layouts WHERE session = ?", session)
+        return column, json.loads(known[0][0]) if known else []
+
+    # -- the file ----------------------------------------------------------------------------------------
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._asked(query, values)
+
+    def _asked(self, query: str, values: Any) -> list[tuple[Any, ...]]:
+        """What the file answers. A file that cannot be read is given up: then it knows nothing."""
+        with self._lock:
+            try:
+                return self._opened().execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                self._give_up(error)
+                return []
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._opened() as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield file
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._file is None:
+            self._file = _open(self._path)
+        return self._file
+
+    def _give_up(self, error: sqlite3.DatabaseError) -> None:
+        log("hubstate.server").warning("hubstate.hub_curves_made_anew", reason=str(error))
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        _remove(self._path)
+
+
+class _Told(NamedTuple):
+    """A row in force, as far as a layout needs it. `metrics` is JSON text."""
+
+    attempt: int
+    epoch: int
+    step: int | None
+    final: bool
+    metrics: str | msgspec.Raw
+
+
+class _Layer:
+    """Rows that are being laid out on top of what is laid out already."""
+
+    def __init__(
+        self,
+        drafts: dict[str, _Draft],
+        length: int,
+        place: tuple[Any, ...],
+        stretches: list[list[int]],
+        attempts: list[tuple[int, int]],
+    ) -> None:
+        self.drafts = drafts
+        self.length = length
+        self.place = place
+        self.stretches = stretches
+        self.points = 0
+        self._ends = {
+            attempt: min(
+                (first for later, first in attempts if later > attempt), default=rows_room.BIGGEST + 1
+            )
+            for attempt, _ in attempts
+        }
+
+    def take_in_order(self, batch: Sequence[rows_room.Arrived]) -> None:
+        """Lays out rows that follow on what is there. Raises `_OutOfOrderError` if one does not."""
+        place = self.place
+        for row in batch:
+            here = (row.epoch, row.final, row.step is None, row.step or 0)
+            if here <= place or row.epoch >= self._ends.get(row.attempt, rows_room.BIGGEST + 1):
+                raise _OutOfOrderError
+            place = here
+        self.take([_Told(row.attempt, row.epoch, row.step, row.final, row.metrics) for row in batch])
+        self.place = place
+
+    def take(self, batch: Sequence[_Told]) -> None:
+        """Lays out rows, in order."""
+        metrics = msgspec.json.decode(b"[" + b",".join(_as_bytes(row.metrics) for row in batch) + b"]")
+        groups: dict[tuple[bool, tuple[str, ...]], tuple[array[int], array[float], list[Any]]] = {}
+        for row, told in zip(batch, metrics, strict=True):
+            if not self.stretches or self.stretches[-1][1] != row.attempt:
+                self.stretches.append([self.length, row.attempt])
+            if not row.final and told:
+                by_epoch = row.step is None
+                group = groups.setdefault((by_epoch, tuple(told)), (array("I"), array("d"), []))
+                group[0].append(self.length)
+                group[1].append(row.epoch if row.step is None else row.step)
+                group[2].append(told.values())
+            self.length += 1
+        for (by_epoch, names), (positions, x, values) in groups.items():
+            rising = all(before < after for before, after in pairwise(x))
+            for name, column in zip(names, zip(*values, strict=True), strict=True):
+                draft = self._draft(name, _EPOCH if by_epoch else _STEP)
+                if draft is not None:
+                    draft.add(positions, x, column, rising=rising)
+                    self.points += len(x)
+        last = batch[-1]
+        self.place = (last.epoch, last.final, last.step is None, last.step or 0)
+
+    def _draft(self, name: str, over: str) -> _Draft | None:
+        """The curve that takes points of this kind; None where a metric is drawn over epochs and these are steps."""
+        draft = self.drafts.get(name)
+        if draft is None or (draft.over != over and over == _EPOCH):
+            if draft is not None and draft.stored:
+                raise _OutOfOrderError
+            id_ = len(self.drafts) if draft is None else draft.id
+            draft = self.drafts[name] = _Draft(id_, name, over, 0, -math.inf, folds=False, gaps=False)
+        return draft if draft.over == over else None
+
+
+def _as_bytes(metrics: str | msgspec.Raw) -> bytes:
+    return metrics.encode() if isinstance(metrics, str) else bytes(metrics)
+
+
+def _batches(found: Iterable[_Row]) -> Iterator[list[_Row]]:
+    rest = iter(found)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
+
+
+def _store(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
+    """Adds a curve's new points behind those that are stored: the last block is filled before another begins."""
+    key = (session, draft.id)
+    column = draft.new
+    found = file.execute(
+        "SELECT first, points FROM blocks WHERE session = ? AND curve = ? ORDER BY first DESC LIMIT 1", key
+    ).fetchone()
+    if found is not None and len(found[1]) < 20 * _BLOCK:
+        column = _unpacked([found[1]])
+        column.positions.extend(draft.new.positions)
+        column.x.extend(draft.new.x)
+        column.y.extend(draft.new.y)
+    for begin in range(0, len(column.x), _BLOCK):
+        end = begin + _BLOCK
+        part = _Column(column.positions[begin:end], column.x[begin:end], column.y[begin:end])
+        file.execute(
+            "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)", (*key, part.positions[0], part.packed())
+        )
+    last = None if math.isnan(draft.last) else draft.last
+    told = (draft.name, draft.over, draft.length, last, draft.x, draft.folds, draft.gaps)
+    file.execute("INSERT OR REPLACE INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*key, *told))
+    draft.stored = True
+    draft.new = _column()
+
+
+def _thinned(
+    x: array[float],
+    y: array[float],
+    begin: int,
+    end: int,
+    parts: int,
+    attempts: list[tuple[float, int]],
+    *,
+    gaps: bool,
+) -> Points:
+    """Of each part the lowest and the highest point, in their order, and its mean; a gap where one was not finite."""
+    kept_x: list[float] = []
+    kept_y: list[float | None] = []
+    middle_x: list[float] = []
+    middle_y: list[float | None] = []
+    for part in range(parts):
+        left = begin + (end - begin) * part // parts
+        right = begin + (end - begin) * (part + 1) // parts
+        values = y[left:right]
+        hole = None
+        if gaps and any(map(math.isnan, values)):
+            hole = next(at for at in range(left, right) if math.isnan(y[at]))
+            values = array("d", [value for value in values if not math.isnan(value)])
+        chosen: set[int] = set() if hole is None else {hole}
+        if values:
+            lowest, highest = min(values), max(values)
+            chosen |= {y.index(lowest, left, right), y.index(highest, left, right)}
+            middle = sum(values) / len(values)
+            if math.isinf(middle):  # the sum of big numbers, not they
+                middle = sum(value / len(values) for value in values)
+        middle_x.append((x[left] + x[right - 1]) / 2)
+        middle_y.append(middle if values else None)
+        for at in sorted(chosen):
+            kept_x.append(x[at])
+            kept_y.append(None if math.isnan(y[at]) else y[at])
+    return Points(kept_x, kept_y, end - begin, middle_x, middle_y, attempts)
+
+
+def _attempts(
+    stretches: list[list[int]], positions: array[int], x: Sequence[float]
+) -> list[tuple[float, int]]:
+    """From which x on which attempt told the points."""
+    told: list[tuple[float, int]] = []
+    for first, attempt in stretches:
+        at = bisect_left(positions, first)
+        if at < len(x) and (not told or told[-1][1] != attempt):
+            if told and told[-1][0] == x[at]:
+                told.pop()
+            told.append((x[at], attempt))
+    return told
+
+
+def _attempt_at(stretches: list[list[int]], position: int) -> int:
+    return next((attempt for first, attempt in reversed(stretches) if first <= position), 1)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    file = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+    version = file.execute("PRAGMA user_version").fetchone()[0]
+    if version != _VERSION:
+        file.close()
+        _remove(path)
+        file = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        file.execute("PRAGMA page_size = 16384")
+        file.execute("PRAGMA journal_mode = WAL")
+        file.executescript(f"{_TABLES} PRAGMA user_version = {_VERSION};")
+    # Nothing here is lost for good, so nothing here waits for the disk.
+    file.execute("PRAGMA synchronous = OFF")
+    return file
+
+
+def _remove(path: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)

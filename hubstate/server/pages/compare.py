@@ -1,0 +1,90 @@
+"""Several sessions in the same charts: one chart for each metric, one line for each session."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from hubstate.server import describe, sessions
+from hubstate.server.answers import Problem
+from hubstate.server.pages.desk import HEADERS, Desk
+from hubstate.server.pages.query import Stretch, stretch, whole
+
+__all__ = ["MOST", "add"]
+
+#: How many sessions share a chart, and for how many metrics there is one.
+MOST, _METRICS = 20, 200
+
+
+class Overlay(NamedTuple):
+    """A chart: the metric, its axis, and in which sessions it is which curve (by the session's place in the list)."""
+
+    name: str
+    over: str
+    curves: dict[int, int]
+
+
+def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
+    """What the page shows. Raises `Problem` 404 for a session that is none of the owner's."""
+    now = desk.now()
+    shown: list[dict[str, Any]] = []
+    overlays: dict[tuple[str, str], Overlay] = {}
+    with desk.store.database.reading() as connection:
+        for place, model in enumerate(wanted):
+            session = sessions.find(connection, model, owner)
+            layout = desk.curves.lay_out(connection, model, session["created_at"])
+            shown.append(describe.summary_of(connection, session, now, delivered=layout.length))
+            for curve in layout.curves:
+                key = curve.name, curve.over
+                overlays.setdefault(key, Overlay(*key, {})).curves[place] = curve.id
+    # What most of them measured comes first: that is what can be compared.
+    chosen = sorted(overlays.values(), key=lambda one: (-len(one.curves), one.name))
+    return {
+        "sessions": shown,
+        "overlays": sorted(chosen[:_METRICS], key=lambda one: one.name),
+        "left": max(0, len(chosen) - _METRICS),
+        "most": MOST,
+    }
+
+
+def _wanted(request: Request) -> list[str]:
+    """The sessions that are asked for, each once. Raises `Problem` 422 for more than can be told apart."""
+    wanted = list(dict.fromkeys(request.query_params.getlist("session")))
+    if len(wanted) > MOST:
+        raise Problem(422, "too_many", f"at most {MOST} sessions can be compared; {len(wanted)} were chosen")
+    return wanted
+
+
+def _points(desk: Desk, owner: str, told: list[str], wanted: Stretch) -> bytes:
+    """Points of curves of several sessions: `told` holds `SESSION:CURVE`. Raises `Problem` 404 or 422."""
+    found = []
+    with desk.store.database.reading() as connection:
+        for one in told:
+            model, _, curve = one.rpartition(":")
+            sessions.find(connection, model, owner)
+            points = desk.curves.points(model, whole(curve, "the curve of SESSION:CURVE"), *wanted)
+            found.append(None if points is None else points._asdict())
+    return msgspec.json.encode({"curves": found})
+
+
+def add(app: FastAPI, desk: Desk) -> None:
+    """Adds the page, and its points."""
+
+    @app.get("/compare", include_in_schema=False)
+    async def compare_page(request: Request) -> Response:
+        owner = await desk.visitor(request)
+        if owner is None:
+            return desk.to_login(request)
+        view = await run_in_threadpool(_view, desk, owner, _wanted(request))
+        return desk.page(request, "compare.html", view)
+
+    @app.get("/compare/points", include_in_schema=False)
+    async def compare_points(request: Request) -> Response:
+        owner = await desk.known(request)
+        query = request.query_params
+        body = await run_in_threadpool(_points, desk, owner, query.getlist("of")[:MOST], stretch(query))
+        return Response(body, 200, HEADERS, "application/json")
