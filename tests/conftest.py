@@ -41,12 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`HUBSTATE_TEST_LONG` is a number: each property is tried on so many times as many examples, others each time.
 
     What a test says of itself is the measure, because what is slow asks for few. Without it the tests for which
-    nobody has the time are skipped; and without `HUBSTATE_TEST_TRAINERS` those that need a real trainer.
+    nobody has the time are skipped; and those that need a real trainer, or a real MLflow server, but in the scripts that
+    install those (`HUBSTATE_TEST_TRAINERS`, `HUBSTATE_TEST_MLFLOW`).
     """
-    if not os.environ.get("HUBSTATE_TEST_TRAINERS"):
-        for item in items:
-            if item.get_closest_marker("trainers"):
-                item.add_marker(pytest.mark.skip(reason="for scripts/trainers"))
+    for needs in ("trainers", "mlflow"):
+        if not os.environ.get(f"HUBSTATE_TEST_{needs.upper()}"):
+            for item in items:
+                if item.get_closest_marker(needs):
+                    item.add_marker(pytest.mark.skip(reason=f"for scripts/{needs}"))
     times = int(os.environ.get("HUBSTATE_TEST_LONG") or 0)
     if times < 1:
         for item in items:

@@ -24,6 +24,7 @@ TESTS = ROOT / "tests"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 TRAINER_PINS = (ROOT / "constraints-trainers.txt").read_text()
+MLFLOW_PINS = (ROOT / "constraints-mlflow.txt").read_text()
 
 #: Rooms without a test file of their own, and why.
 WITHOUT_TESTS = {
@@ -332,7 +333,18 @@ def test_the_trainers_of_the_tests_are_pinned_beside():
     assert {name for name in here.keys() & trainers.keys() if not trainers[name] <= here[name]} == set()
 
 
-@pytest.mark.parametrize("constraints", [CONSTRAINTS, TRAINER_PINS], ids=["project", "trainers"])
+def test_the_mlflow_of_the_tests_is_pinned_beside():
+    """constraints-mlflow.txt pins what the group asks for, and what it shares with constraints.txt in one version."""
+    here, mlflow = pinned(), pinned(MLFLOW_PINS)
+    for requirement in map(Requirement, PROJECT["dependency-groups"]["mlflow"]):
+        assert mlflow[normal(requirement.name)], "scripts/pin was not run"
+        assert all(map(requirement.specifier.contains, mlflow[normal(requirement.name)])), requirement
+    assert [name for name in here.keys() & mlflow.keys() if here[name] != mlflow[name]] == []
+
+
+@pytest.mark.parametrize(
+    "constraints", [CONSTRAINTS, TRAINER_PINS, MLFLOW_PINS], ids=["project", "trainers", "mlflow"]
+)
 def test_every_pin_has_digests_and_none_has_a_host(constraints):
     """Each pin carries SHA-256 digests, and nothing in the constraints says from where a package comes."""
     for pin in re.split(r"\n(?=[a-z0-9])", constraints.strip()):
@@ -405,7 +417,10 @@ def test_a_python_that_is_too_old_is_refused(fresh):
     "name",
     [
         ".ci/run",
-        *(f"scripts/{name}" for name in ["check", "demo", "long", "mutate", "pin", "setup", "trainers"]),
+        *(
+            f"scripts/{name}"
+            for name in ["check", "demo", "long", "mlflow", "mutate", "pin", "setup", "trainers"]
+        ),
     ],
 )
 def test_a_script_can_be_run_and_parsed(name):
