@@ -184,7 +184,7 @@ async def _receive(
     store = wiring.store
     receiver = Receiver(store.incoming, request.headers.get("content-type", ""), store.upload_limit)
     try:
-        async for piece in pieces(stream):
+        async for piece in pieces(stream, store.terms.patience):
             await run_in_threadpool(receiver.write, piece)
         received: Received = await run_in_threadpool(receiver.finish)
         digest = request.headers.get("repr-digest", "")
@@ -230,6 +230,8 @@ def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
         return as_json(problem.body(), problem.status, headers)
 
     @app.exception_handler(Problem)
+        if problem.status == 408:
+            headers["Connection"] = "close"  # the rest of the body may come after all, and is no next request
     async def refused(request: Request, problem: Problem) -> Response:
         return refuse(request, problem)
 

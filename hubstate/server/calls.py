@@ -20,6 +20,7 @@ from hubstate.server import rows as rows_room
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import End, Life, Opening, Rows, Steps, Usage, converted, decoded, json_object
 from hubstate.server.checkpoints import kinds_of, place
+from hubstate.server.evaluations import in_doubt, marked
 from hubstate.server.sessions import about
 from hubstate.server.store import Store
 from hubstate.server.uploads import Received, digest_of_header
@@ -105,17 +106,24 @@ def rows_work(caller: Caller, model: str, body: bytes, now: float) -> Callable[[
             return rows_room.from_hub_v1(metrics, attempt)
         return _own_rows(asked, attempt), []
 
+    def read_usual(attempt: int) -> tuple[list[rows_room.RowIn], list[str]]:
+        """The rows, or none where it has to be found out first whether one is a final evaluation."""
+        new, odd = read(attempt)
+        return ([] if isinstance(metrics, dict) and in_doubt(new) else new), odd
+
     def effect(connection: Connection) -> tuple[str, Any]:
         session = sessions.find(connection, model, caller.owner)
         new, odd = read(session["attempt"])
         for what in odd:
             sessions.note_problem(connection, model, what, now)
+        if isinstance(metrics, dict):
+            new = marked(connection, session, new)
         rows_room.keep(connection, model, new, now)
         _note_progress(connection, session, new, now)
         return model, {"rows": len(new)}
 
     def work(connection: Connection) -> Answer:
-        short = shortcut.take_rows(connection, caller, model, read, digest, now)
+        short = shortcut.take_rows(connection, caller, model, read_usual, digest, now)
         return short or sessions.once_in(connection, caller, digest, now, effect)
 
     return work

@@ -13,9 +13,14 @@ from sqlalchemy import Connection, RowMapping, String, select, type_coerce
 from hubstate.server.rows import RowIn
 from hubstate.server.schema import rows
 
-__all__ = ["marked"]
+__all__ = ["in_doubt", "marked"]
 
 _TRAINING, _VALIDATION = "train/", "val/"
+
+
+def in_doubt(new: Sequence[RowIn]) -> bool:
+    """Whether a row may be a final evaluation: one lacks the losses of a validation."""
+    return any(_lacks(row) for row in new)
 
 
 def marked(connection: Connection, session: RowMapping, new: Sequence[RowIn]) -> list[RowIn]:
@@ -23,7 +28,7 @@ def marked(connection: Connection, session: RowMapping, new: Sequence[RowIn]) ->
     with_losses = {row.epoch for row in new if _has(row, _VALIDATION)}
     told = []
     for row in new:
-        lacks = row.step is None and _has(row, _TRAINING) and not _has(row, _VALIDATION)
+        lacks = _lacks(row)
         behind = session["epochs"] is not None and row.epoch >= session["epochs"]
         final = lacks and (
             behind or row.epoch - 1 in with_losses or _validated(connection, session["id"], row)
@@ -32,6 +37,10 @@ def marked(connection: Connection, session: RowMapping, new: Sequence[RowIn]) ->
             row._replace(final=True) if final and not _is_here(connection, session["id"], row) else row
         )
     return told
+
+
+def _lacks(row: RowIn) -> bool:
+    return row.step is None and _has(row, _TRAINING) and not _has(row, _VALIDATION)
 
 
 def _has(row: RowIn, prefix: str) -> bool:

@@ -35,6 +35,8 @@ JSON_LIMIT = 8 * 1024 * 1024
 _PIECE = 1024 * 1024
 #: How much of a body that is refused is still read, so that the client can read the refusal.
 _DRAIN = 64 * 1024 * 1024
+#: How long it is waited for the next of it (seconds).
+_DRAIN_PATIENCE = 10.0
 
 
 class Wiring(msgspec.Struct, frozen=True):
@@ -115,18 +117,23 @@ async def pieces(stream: AsyncIterator[bytes], patience: float | None = None) ->
 async def _patient(stream: AsyncIterator[bytes], patience: float | None) -> AsyncIterator[bytes]:
     while True:
         try:
-            yield await asyncio.wait_for(anext(stream), patience)
+            async with asyncio.timeout(patience):
+                piece = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError as error:
             message = f"nothing more of this body came within {patience:g} s: send it again"
             raise Problem(408, "stalled", message) from error
+        yield piece
 
 
 async def drain(stream: AsyncIterator[bytes], limit: int = _DRAIN) -> None:
     """Reads what is left of a body: a client that is still sending does not look at the answer."""
     taken = 0
-    async for piece in stream:
-        taken += len(piece)
-        if taken > limit:
-            return
+    try:
+        async for piece in _patient(stream, _DRAIN_PATIENCE):
+            taken += len(piece)
+            if taken > limit:
+                return
+    except Problem:
+        return  # it stands still: its sender may look at the answer now

@@ -76,7 +76,7 @@ def add_uploads(app: FastAPI, wiring: Wiring) -> None:
             offset = _number(request, "upload-offset")
             taker = await run_in_threadpool(uploads.taker, upload, caller.owner, model, offset, wall())
             try:
-                async for piece in pieces(stream):
+                async for piece in pieces(stream, store.terms.patience):
                     await run_in_threadpool(taker.write, piece)
             finally:
                 size = await run_in_threadpool(taker.close)

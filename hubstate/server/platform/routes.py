@@ -59,9 +59,8 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
         try:
             await run_in_threadpool(files.put_may_come, store, where, until, signature, length, wall())
             return await _put(stream, wiring, where, length or 0)
-        except (Problem, OSError) as error:
-            if not (isinstance(error, Problem) and error.status == 408):
-                await drain(stream)
+        except (Problem, OSError):
+            await drain(stream)
             raise
 
     @app.get("/api/account/summary", summary="Whose key is this?")
