@@ -15,6 +15,7 @@ from hubstate.cli import (
     export,
     forget,
     hub,
+    keep,
     login,
     run,
     simulate,
@@ -71,6 +72,8 @@ app.command(rich_help_panel=_RUNS)(forget.forget)
 app.command(rich_help_panel=_HUB)(login.login)
 app.command(rich_help_panel=_HUB)(hub.serve)
 app.add_typer(hub.keys, name="keys", rich_help_panel=_HUB)
+app.command(rich_help_panel=_HUB)(keep.backup)
+app.command(rich_help_panel=_HUB)(keep.restore)
 app.command(rich_help_panel=_HERE)(doctor.doctor)
 app.command(rich_help_panel=_HERE)(diagram.diagram)
 app.command(rich_help_panel=_PROOF)(verify.verify)

@@ -9,9 +9,9 @@ import typer
 
 from hubstate.cli.ends import Commands, extra
 
-__all__ = ["keys", "serve"]
+__all__ = ["DataDir", "data_dir_of", "keys", "serve"]
 
-_DataDir = Annotated[
+DataDir = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", help="where the hub keeps its data", show_default="hub/ in the user's data folder"
@@ -23,7 +23,7 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="the port; 0 takes a free one", min=0, max=65535)] = 8765,
-    data_dir: _DataDir = None,
+    data_dir: DataDir = None,
     public_url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="how others reach it, if that is not the address it listens on"),
@@ -62,7 +62,7 @@ def serve(
         from hubstate.server.running import serve as run
         from hubstate.server.terms import RATE_LIMIT, Terms
     terms = Terms(heartbeat, rate_limit or RATE_LIMIT, console=keep_console, host=keep_host)
-    run(_data_dir(data_dir), host=host, port=port, public_url=public_url, announce=say, terms=terms)
+    run(data_dir_of(data_dir), host=host, port=port, public_url=public_url, announce=say, terms=terms)
 
 
 keys = typer.Typer(
@@ -77,27 +77,27 @@ keys = typer.Typer(
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="what to call it")] = "default",
     *,
-    data_dir: _DataDir = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Make a key, and print it: once, alone on stdout."""
     from hubstate.cli.screen import Screen, say
 
     with extra("server"):
         from hubstate.server import keys as room
-    Screen().line(room.create(_data_dir(data_dir), name))
+    Screen().line(room.create(data_dir_of(data_dir), name))
     say(
         f"this is the key {name!r}; it is kept as a hash and cannot be shown again: `hubstate login HUB` takes it"
     )
 
 
 @keys.command("list")
-def list_keys(*, data_dir: _DataDir = None) -> None:
+def list_keys(*, data_dir: DataDir = None) -> None:
     """List the keys by name; never the keys themselves."""
     from hubstate.cli.screen import Cell, Screen, clean, local, say, table
 
     with extra("server"):
         from hubstate.server import keys as room
-    known = room.listed(_data_dir(data_dir))
+    known = room.listed(data_dir_of(data_dir))
     if not known:
         say("this hub has no key yet: `hubstate keys create NAME` makes one")
         return
@@ -118,18 +118,19 @@ def list_keys(*, data_dir: _DataDir = None) -> None:
 
 @keys.command()
 def revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="the key's name")], *, data_dir: _DataDir = None
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the key's name")], *, data_dir: DataDir = None
 ) -> None:
     """End a key at once. What it sent stays."""
     from hubstate.cli.screen import say
 
     with extra("server"):
         from hubstate.server import keys as room
-    room.revoke(_data_dir(data_dir), name)
+    room.revoke(data_dir_of(data_dir), name)
     say(f"the key {name!r} is revoked")
 
 
-def _data_dir(given: Path | None) -> Path:
+def data_dir_of(given: Path | None) -> Path:
+    """The folder of the hub: the given one, else this user's own."""
     from hubstate import settings
 
     return settings.data_folder() / "hub" if given is None else given

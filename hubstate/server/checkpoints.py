@@ -24,7 +24,7 @@ from hubstate.server.store import Store
 from hubstate.server.uploads import Received
 from hubstate.states import CheckpointKind
 
-__all__ = ["Placing", "ending_of", "kinds_of", "name_final", "place", "stored"]
+__all__ = ["Placing", "damage_of", "ending_of", "kinds_of", "name_final", "place", "stored"]
 
 _KINDS = {kind.value for kind in CheckpointKind}
 
@@ -104,7 +104,14 @@ def place(
         if kind not in before
         or (before[kind]["attempt"], before[kind]["epoch"]) <= (where.attempt, where.epoch)
     ]
-    news = [kind for kind in wins if kind not in before or before[kind]["sha256"] != received.sha256]
+
+    def is_here(row: RowMapping) -> bool:
+        return bool(
+            row["sha256"] == received.sha256
+            and damage_of(store.file_of(session, row["file"]), row["size"]) is None
+        )
+
+    news = [kind for kind in wins if kind not in before or not is_here(before[kind])]
     if news:
         name = f"{where.attempt}-{where.epoch}-{received.sha256[:16]}-{secrets.token_hex(4)}{'.tar' if where.folder else '.pt'}"
         _promote(received.part, store.file_of(session, name))
@@ -144,6 +151,14 @@ def name_final(
     )
     gone = {row["file"] for row in before} - {row["file"] for row in _rows(connection, session)}
     return [store.file_of(session, file) for file in gone]
+
+
+def damage_of(path: Path, size: int) -> str | None:
+    """What is wrong with a stored file at a look: `missing`, `damaged` (it has another size), or None."""
+    try:
+        return None if path.stat().st_size == size else "damaged"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
 
 
 def ending_of(file: str) -> str:

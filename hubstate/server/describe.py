@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select
 
 from hubstate.server import derive
 from hubstate.server import rows as rows_room
-from hubstate.server.checkpoints import ending_of, stored
+from hubstate.server.checkpoints import damage_of, ending_of, stored
 from hubstate.server.schema import attempts, problems, rows, usage
 from hubstate.server.sessions import in_contact, is_live, outcome_of, still_since
 from hubstate.server.signing import file_address
@@ -60,6 +61,7 @@ def checkpoints_of(
             "fitness": row["fitness"],
             "at": row["at"],
             "folder": ending_of(row["file"]) == ".tar",
+            "damage": damage_of(store.file_of(session["id"], row["file"]), row["size"]),
             "url": file_address(
                 store.secret, base, session["id"], kind, row["sha256"], now, ending=ending_of(row["file"])
             ),
@@ -93,6 +95,20 @@ def conditions_of(connection: Connection, session: RowMapping, now: float) -> li
         for at, what in connection.execute(query.order_by(problems.c.at).limit(100))
     ]
     return conditions
+
+
+def _damages(files: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A file that is not as it was stored is told, and not hidden until somebody asks for it."""
+    return [
+        {
+            "name": f"file_{file['damage']}",
+            "since": None,
+            "reason": f"the stored checkpoint {file['kind']} of epoch {file['epoch']} is {file['damage']} on the hub's "
+            "disk: restore it from a backup, or let the training send it again",
+        }
+        for file in files
+        if file["damage"] is not None
+    ]
 
 
 def model_of(
@@ -144,7 +160,7 @@ def model_of(
         "stop": session["stop"],
         "attempts": [_attempt(row, session, now) for row in connection.execute(query).mappings()],
         "checkpoints": list(files.values()),
-        "conditions": conditions_of(connection, session, now),
+        "conditions": conditions_of(connection, session, now) + _damages(files.values()),
         "usage": [dict(row) for row in connection.execute(names.order_by(usage.c.id)).mappings()],
         "url": f"{base}/models/{session['id']}",
     }

@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select, update
 
+from hubstate.log import log
 from hubstate.server import rows as rows_room
 from hubstate.server import schema, sessions
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import json_object
-from hubstate.server.checkpoints import stored
+from hubstate.server.checkpoints import damage_of, stored
 from hubstate.server.describe import model_of, summary_of
 from hubstate.server.sessions import about
 from hubstate.server.store import Store
@@ -130,12 +131,21 @@ def get_metrics(store: Store, caller: Caller, model: str, attempt: str, _now: fl
 
 
 def file_of(store: Store, model: str, sha256: str, kind: str) -> Path:
-    """The stored file. Raises `Problem` 404 if it was replaced or removed."""
+    """The stored file. Raises `Problem` 404 if it was replaced or removed, 410 if the hub's disk lost or spoilt it."""
     with store.database.reading() as connection:
         found = stored(connection, model).get(kind)
     if found is None or found["sha256"] != sha256:
         raise Problem(404, "not_found", "this file is not here any more: ask for its address again")
-    return store.file_of(model, found["file"])
+    path = store.file_of(model, found["file"])
+    damage = damage_of(path, found["size"])
+    if damage is not None:
+        log("hubstate.server").error("hubstate.hub_file_damaged", session=model, kind=kind, damage=damage)
+        raise Problem(
+            410,
+            f"file_{damage}",
+            f"this file is {damage} on the hub's disk: its owner may restore it from a backup",
+        )
+    return path
 
 
 def digest_header(sha256: str) -> str:

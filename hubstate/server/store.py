@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from sqlalchemy import select
@@ -77,6 +78,8 @@ class Store:
         """Removes what an earlier life of the hub left half done. Only the one hub of the folder may call it."""
         for part in _plain_files(self.incoming, "*.part"):
             part.unlink()
+        for held in self.incoming.glob("held-*"):  # by a backup that was killed
+            shutil.rmtree(held)
         self.objects.tidy()
         with self.database.reading() as connection:
             named = {

@@ -16,6 +16,7 @@ import requests
 from command import EXECUTABLE, run, trained
 from loopback import refused_port
 
+import hubstate
 from hubstate import settings
 from hubstate.server import keys
 from hubstate.server.running import RunningHub, running
@@ -192,3 +193,47 @@ def test_the_demo_ends_by_its_own_code(hub, tmp_path):
     (told,) = json.loads(run("status", "--json").stdout)
     assert (told["state"], told["delivered"], told["hub"]) == ("done", 2, hub.url)
     assert "finalizing → done" in run("trace", told["id"]).stdout
+
+
+def delivered(hub: RunningHub, weights: Path) -> str:
+    """A session with a checkpoint that the hub holds; its id."""
+    weights.write_bytes(b"weights")
+    with hubstate.start("digits", epochs=1, hub=hub.url, directory=weights.parent / "kept") as session:
+        for epoch in session.epochs():
+            session.log({"loss": 1.0})
+            session.save(weights, epoch=epoch)
+    return session.id
+
+
+def test_a_hub_is_backed_up_and_restored(hub, tmp_path):
+    """`backup` copies a running hub, `restore --check` looks at the copy, and `restore` makes a hub of it elsewhere."""
+    session = delivered(hub, tmp_path / "weights.bin")
+    made = run("backup", tmp_path / "copy", "--data-dir", hub.data_dir)
+    assert "1 files" in made.stderr
+    run("restore", tmp_path / "copy", "--check")
+    run("restore", tmp_path / "copy", "--data-dir", tmp_path / "again")
+    run("restore", tmp_path / "copy", "--data-dir", tmp_path / "again", code=2)
+    with running(tmp_path / "again") as again:
+        for address in (hub.url, again.url):
+            assert (
+                requests.get(f"{address}/v1/models/{session}", timeout=30).json()["data"]["outcome"]
+                == "finished"
+            )
+
+
+def test_a_damaged_backup_is_told(hub, tmp_path):
+    """What is damaged is named, in words and by the exit code, when it is backed up, looked at, and restored."""
+    delivered(hub, tmp_path / "weights.bin")
+    run("backup", tmp_path / "copy", "--data-dir", hub.data_dir)
+    kept = next((tmp_path / "copy" / "files").iterdir())
+    kept.write_bytes(b"")
+    assert kept.name in run("restore", tmp_path / "copy", "--check", code=1).stderr
+    run("restore", tmp_path / "copy", "--data-dir", tmp_path / "again", code=1)
+    restored = run("restore", tmp_path / "copy", "--damaged-too", "--data-dir", tmp_path / "again", code=1)
+    assert "is damaged" in restored.stderr
+    original = next((hub.data_dir / "files").rglob("*.pt"))
+    original.unlink()
+    assert (
+        f"{original.name} is missing"
+        in run("backup", tmp_path / "copy", "--data-dir", hub.data_dir, code=1).stderr
+    )
