@@ -118,6 +118,8 @@ def _run(how: str, epochs: str) -> dict[str, list[float]]:
             "YOLO_CONFIG_DIR": name,
             "YOLO_OFFLINE": "true",
             "HUBSTATE_HUB": address,
+            # Threads that wait for each other by spinning measure what else the machine has to do.
+            "OMP_WAIT_POLICY": "passive",
         }
         setting = "from ultralytics import settings; settings.update({'runs_dir': 'runs'})"
         for command in ([sys.executable, "-c", setting], [sys.executable, __file__, "--one", how, epochs]):

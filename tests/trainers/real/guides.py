@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,17 +56,9 @@ def broken(code: str, *changes: tuple[str, str]) -> str:
     return code
 
 
-def ran(code: str, **environment: str) -> CompletedProcess[str]:
+def ran(code: str) -> CompletedProcess[str]:
     """A script in the working directory that came to its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        here = Path(__file__).parent
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))  # for `press_stop`
-        # Threads that wait for each other by spinning are slow beyond measure where a machine has more to do.
-        patch.setenv("OMP_WAIT_POLICY", "passive")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        return ended([PYTHON, script(code)], hangs=_HANGS)
+    return ended([PYTHON, script(code)], hangs=_HANGS)
 
 
 @contextmanager

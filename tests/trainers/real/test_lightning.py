@@ -26,12 +26,7 @@ class Other(L.Callback):
         if (trainer.current_epoch, index) == ({epoch}, 1) and trainer.is_global_zero:
             {action}
 """
-#: Somebody presses stop, and the hub's next answer tells it.
-PRESS = (
-    "import requests; session = trainer.callbacks[0].session; session.flush(30); "
-    "requests.post(f'{hub_url}/models/{session.id}/stop', timeout=30).raise_for_status(); "
-    "session.log({'pressed': 1.0}, epoch=0, step=1000); session.flush(30); assert session.stop_requested"
-)
+PRESS = "from guides import press_stop; press_stop(trainer.callbacks[0].session)"
 
 
 @pytest.fixture
@@ -159,7 +154,7 @@ def test_a_killed_training_goes_on_in_its_session(hub: str) -> None:
 
 def test_a_wish_at_the_hub_stops_within_the_epoch(hub: str) -> None:
     """Somebody presses stop: the next batch is the last one, the epoch's row still comes, and the outcome is `stopped`."""
-    process = ran(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS), "Other()]"))
+    process = ran(each_step(with_other(PRESS), "Other()]"))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     rows = at_hub(hub).rows
@@ -170,7 +165,7 @@ def test_a_wish_at_the_hub_stops_within_the_epoch(hub: str) -> None:
 def test_a_wish_that_ends_nothing_earlier_is_no_stop(hub: str) -> None:
     """Pressed where Lightning does not go below `min_epochs`, nothing is cut, and the training is finished."""
     code = with_other(PRESS, ("max_epochs=3", "max_epochs=3, min_epochs=3"))
-    process = ran(f"hub_url = {hub!r}\n" + code)
+    process = ran(code)
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.FINISHED, "")
 
@@ -252,9 +247,19 @@ def test_two_processes_have_one_session(hub: str) -> None:
 
 def test_two_processes_stop_after_the_same_batch(hub: str) -> None:
     """A wish at the hub, which one process hears of, stops both of them; neither waits for the other for ever."""
-    process = in_two(for_two(f"hub_url = {hub!r}\n" + each_step(with_other(PRESS, epoch=0), "Other()]")))
+    process = in_two(for_two(each_step(with_other(PRESS, epoch=0), "Other()]")))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     steps = [(row["epoch"], row["step"]) for row in at_hub(hub).rows if row["metrics"].keys() - {"pressed"}]
     # Each of them has two batches in an epoch: pressed after the second one, the third is the last.
     assert steps == [(0, 0), (0, 1), (0, None), (1, 2), (1, None)]
+
+
+def test_a_disk_that_is_full_leaves_no_process_waiting(hub: str) -> None:
+    """Where the first of two processes can keep no file, both train to the end, and all rows are there."""
+    full = "import hubstate.trainers.link as link\ndef full(*_, **__): raise OSError(28, 'full')\nlink.Link.save = full\n"
+    process = in_two(full + for_two(each_step(example("lightning"))))
+    assert process.returncode == 0, process.stderr
+    assert told() == (State.DONE, Outcome.FINISHED, "")
+    assert [row["epoch"] for row in at_hub(hub).rows if row["step"] is None] == [0, 1, 2]
+    assert "_written: OSError: [Errno 28] full" in process.stderr

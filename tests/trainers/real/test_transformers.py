@@ -35,12 +35,7 @@ class Other(TrainerCallback):
         if state.global_step == {step} and state.is_world_process_zero:
             {action}
 """
-#: Somebody presses stop, and the hub's next answer tells it.
-PRESS = (
-    "import requests; session = hub.session; session.flush(30); "
-    "requests.post(f'{hub_url}/models/{session.id}/stop', timeout=30).raise_for_status(); "
-    "session.log({'pressed': 1.0}, epoch=0, step=1000); session.flush(30); assert session.stop_requested"
-)
+PRESS = "from guides import press_stop; press_stop(hub.session)"
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ def test_early_stopping_is_no_wish_of_the_hub(hub: str) -> None:
         example("transformers"),
         ("import Trainer,", "import EarlyStoppingCallback, Trainer,"),
         ("callbacks=[hub]", "callbacks=[hub, EarlyStoppingCallback(1, 1000.0)]"),
-        ("save_total_limit=2", "save_total_limit=2, load_best_model_at_end=True"),
+        ('"save_total_limit": 2', '"save_total_limit": 2, "load_best_model_at_end": True'),
     )
     process = ran(code)
     assert process.returncode == 0, process.stderr
@@ -164,7 +159,7 @@ def test_a_killed_training_goes_on_in_its_session(hub: str) -> None:
 
 def test_a_wish_at_the_hub_stops_within_the_epoch(hub: str) -> None:
     """Somebody presses stop: the next step is the last one, the epoch's row still comes, and the outcome is `stopped`."""
-    process = ran(f"hub_url = {hub!r}\n" + with_other(PRESS, step=5))
+    process = ran(with_other(PRESS, step=5))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     assert [row["epoch"] for row in at_hub(hub).rows if row["step"] is None] == [0, 1]
@@ -173,7 +168,7 @@ def test_a_wish_at_the_hub_stops_within_the_epoch(hub: str) -> None:
 
 def test_a_wish_after_the_last_step_is_no_stop(hub: str) -> None:
     """Pressed when nothing is left to cut, the training is finished."""
-    process = ran(f"hub_url = {hub!r}\n" + with_other(PRESS, step=12))
+    process = ran(with_other(PRESS, step=12))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.FINISHED, "")
 
@@ -234,7 +229,7 @@ def test_two_processes_have_one_session(hub: str, launcher: tuple[str, ...]) -> 
 
 def test_two_processes_stop_after_the_same_step(hub: str) -> None:
     """A wish at the hub, which one process hears of, stops both of them; neither waits for the other for ever."""
-    process = in_two(for_two(f"hub_url = {hub!r}\n" + with_other(PRESS, ("=16, learn", "=4, learn"), step=3)))
+    process = in_two(for_two(with_other(PRESS, ('_batch_size": 16', '_batch_size": 4'), step=3)))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.STOPPED, "")
     # Eight steps make an epoch here: both agree at its end.

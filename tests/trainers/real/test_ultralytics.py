@@ -11,12 +11,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 from children import PYTHON, RUN, only_session, script
 from guides import AtHub, at_hub, broken, example, guide_hub, holds_what_was
+from processes import in_two
 
 from hubstate.overview import Overview, look
 from hubstate.states import Outcome, State
@@ -29,6 +31,8 @@ OLD, NEW = "8.4.114", "8.4.190"
 HANGS = 600
 #: Where a release lies that is not the installed one.
 BESIDE = {OLD: str(HERE.parents[2] / ".venv-trainers" / f"ultralytics-{OLD}"), NEW: ""}
+#: The training of the guide, as the command takes it.
+SQUARES = ("model=yolo11n.yaml", "data=squares.yaml", "imgsz=64", "batch=8", "device=cpu", "plots=False")
 MODEL = {"model/parameters", "model/GFLOPs", "model/speed_PyTorch(ms)"}
 
 #: One more callback, which does something in the second epoch; and the block, with a name for what is attached.
@@ -39,6 +43,10 @@ def other(trainer):
 
 model.add_callback("{hook}", other)
 with attach(model) as training:"""
+
+#: Somebody presses stop; if it is in the second epoch, these are the rows: two epochs, and the final evaluation.
+PRESS = "from guides import press_stop; press_stop(training.session)"
+STOPPED = [(0, False), (1, False), (2, True)]
 
 #: What the processes of a training need on a machine without a GPU: Ultralytics knows only GPUs for them.
 SEVERAL = """
@@ -116,15 +124,21 @@ def with_other(action: str, hook: str = "on_train_batch_end") -> str:
     return broken(unpainted(), ("\nwith attach(model):", OTHER.format(action=action, hook=hook)))
 
 
-def ended(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command that came to its end.
+@contextmanager
+def as_a_user() -> Iterator[None]:
+    """Where Ultralytics sees pytest, it saves to another place and leaves its callbacks out."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+            patch.delenv(name)
+        yield
 
-    The environment is that of a user: where Ultralytics sees pytest, it saves to another place and leaves its callbacks out.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=HANGS
-    )
+
+def ended(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command that came to its end."""
+    with as_a_user():
+        return subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, check=False, timeout=HANGS
+        )
 
 
 def ran(code: str) -> subprocess.CompletedProcess[str]:
@@ -224,17 +238,12 @@ def test_a_killed_training_goes_on_in_its_session(hub: str) -> None:
 
 def test_a_wish_at_the_hub_stops_after_the_batch(hub: str) -> None:
     """Somebody presses stop: the rest of the epoch is not trained, its row and its weights still come: `stopped`."""
-    press = "open('batches', 'a').write('x'); from guides import press_stop; press_stop(training.session)"
-    process = ran(broken(with_other(press), ("batch=8", "batch=2")))
+    process = ran(broken(with_other(f"open('batches', 'a').write('x'); {PRESS}"), ("batch=8", "batch=2")))
     assert process.returncode == 0, process.stderr
     assert Path("batches").read_text() == "x"
     held = at_hub(hub)
     assert (held.state, held.outcome) == ("done", "stopped")
-    assert [(row["epoch"], row["final"]) for row in held.rows if row["step"] is None] == [
-        (0, False),
-        (1, False),
-        (2, True),
-    ]
+    assert [(row["epoch"], row["final"]) for row in held.rows if row["step"] is None] == STOPPED
     assert held.files["final"] == Path("runs/detect/train/weights/best.pt").read_bytes()
 
 
@@ -255,32 +264,29 @@ def test_one_model_trains_twice(hub: str, release: str) -> None:
 
 def test_two_processes_are_one_session(hub: str) -> None:
     """Under torchrun with two processes the first one alone has a session, and no row is there twice."""
-    path = script(SEVERAL + unpainted())
-    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        process = ended(*torchrun, "--nproc-per-node=2", path)
+    with as_a_user():
+        process = in_two(SEVERAL + unpainted())
     assert process.returncode == 0, process.stderr
     held = at_hub(hub)
     assert (held.state, held.outcome) == ("done", "finished")
     assert rows(held) == [(0, False), (1, False), (2, False), (3, True)]
 
 
+@pytest.mark.parametrize("release", [NEW])
+def test_two_processes_stop_after_the_same_epoch(hub: str, release: str) -> None:
+    """A wish at the hub, which one process hears of, stops both of them; neither waits for the other for ever."""
+    with as_a_user():
+        process = in_two(SEVERAL + with_other(f"if training.session: {PRESS}"))
+    assert process.returncode == 0, process.stderr
+    held = at_hub(hub)
+    assert (held.state, held.outcome) == ("done", "stopped")
+    assert [(row["epoch"], row["final"]) for row in held.rows if row["step"] is None] == STOPPED
+
+
 def test_yolo_on_the_command_line_is_recorded(hub: str) -> None:
     """`hubstate run -- yolo train ...` records what a script that attaches would."""
-    code = unpainted()
-    assert ran(code[: code.index("model = YOLO")]).returncode == 0
-    told = [
-        "model=yolo11n.yaml",
-        "data=squares.yaml",
-        "epochs=3",
-        "imgsz=64",
-        "batch=8",
-        "device=cpu",
-        "plots=False",
-    ]
-    process = ended(*RUN, "--", "yolo", "train", *told)
+    assert ran(unpainted().split("model = YOLO")[0]).returncode == 0
+    process = ended(*RUN, "--", "yolo", "train", *SQUARES, "epochs=3")
     assert process.returncode == 0, process.stderr
     is_whole(hub, 3)
 
@@ -293,6 +299,30 @@ def test_yolo_on_the_command_line_that_breaks_off_is_told(hub: str) -> None:
     receipt = look(only_session()).receipt
     assert (receipt.state, receipt.outcome) == (State.ABORTED, Outcome.FAILED)
     assert "none.yaml" in receipt.reason
+
+
+def test_yolo_on_the_command_line_that_is_ended_in_the_middle_is_told(hub: str) -> None:
+    """SIGTERM while it trains ends the command, and `hubstate run` tells so: the rows so far are at the hub."""
+    assert ran(unpainted().split("model = YOLO")[0]).returncode == 0
+    command = [*RUN, "--", "yolo", "train", *SQUARES, "epochs=1000"]
+    with as_a_user():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            said = ""
+            while " 3/1000 " not in said:
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=HANGS)
+        finally:
+            process.kill()
+    held = at_hub(hub)
+    assert (held.state, held.outcome) == (State.ABORTED.value, Outcome.INTERRUPTED.value)
+    assert rows(held)[:2] == [(0, False), (1, False)]
+    assert "SIGTERM" in look(only_session()).receipt.reason
 
 
 @pytest.mark.parametrize("release", [NEW])
