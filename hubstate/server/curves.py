@@ -152,16 +152,19 @@ class _Draft:
         self.folds = folds
         self.gaps = gaps
         self.last = math.nan
-        self.stored = length > 0
+        self.changed = False
         self.new = _column()
 
-    def add(self, positions: array[int], x: array[float], column: Sequence[Any], *, rising: bool) -> None:
+    def add(
+        self, positions: Sequence[int], x: Sequence[float], column: Sequence[Any], *, rising: bool
+    ) -> None:
         """Adds points; a value is None where it was not finite. `rising`: so does x."""
         if None in column:
             self.gaps = True
             column = [math.nan if value is None else value for value in column]
         self.folds = self.folds or not rising or x[0] <= self.x
         self.x = max(self.x, x[-1])
+        self.changed = True
         self.last = column[-1]
         self.length += len(x)
         self.new.positions.extend(positions)
@@ -295,8 +298,7 @@ class Curves:
             layer.points = 0
             with self._writing() as file:
                 for draft in layer.drafts.values():
-                    if draft.new.x:
-                        _store(file, session, draft)
+                    _store_points(file, session, draft)
 
     def _drafts(self, session: str) -> Iterator[_Draft]:
         query = "SELECT id, name, over, length, x, folds, gaps FROM curves WHERE session = ?"
@@ -329,8 +331,9 @@ class Curves:
                 ),
             )
             for draft in layer.drafts.values():
-                if draft.new.x:
-                    _store(file, session, draft)
+                if draft.changed:
+                    _store_points(file, session, draft)
+                    _store_curve(file, session, draft)
 
     # -- looking -----------------------------------------------------------------------------------------
 
@@ -453,6 +456,9 @@ class _Layer:
         stretches: list[list[int]],
         attempts: list[tuple[int, int]],
     ) -> None:
+        #: Whether it grows on what pages may have seen, which must stay as it is.
+        self.grows = length > 0
+        self._free = max((draft.id for draft in drafts.values()), default=-1) + 1
         self.drafts = drafts
         self.length = length
         self.place = place
@@ -480,23 +486,29 @@ class _Layer:
         """Lays out rows, in order."""
         metrics = msgspec.json.decode(b"[" + b",".join(_as_bytes(row.metrics) for row in batch) + b"]")
         groups: dict[tuple[bool, tuple[str, ...]], tuple[array[int], array[float], list[Any]]] = {}
-        for row, told in zip(batch, metrics, strict=True):
+        for row, measured in zip(batch, metrics, strict=True):
             if not self.stretches or self.stretches[-1][1] != row.attempt:
                 self.stretches.append([self.length, row.attempt])
-            if not row.final and told:
-                by_epoch = row.step is None
-                group = groups.setdefault((by_epoch, tuple(told)), (array("I"), array("d"), []))
+            if not row.final and measured:
+                group = groups.setdefault((row.step is None, tuple(measured)), (array("I"), array("d"), []))
                 group[0].append(self.length)
                 group[1].append(row.epoch if row.step is None else row.step)
-                group[2].append(told.values())
+                group[2].append(measured.values())
             self.length += 1
-        for (by_epoch, names), (positions, x, values) in groups.items():
-            rising = all(before < after for before, after in pairwise(x))
+        columns: dict[tuple[bool, str], list[_Piece]] = {}
+        for (by_epoch, names), (positions, places, values) in groups.items():
             for name, column in zip(names, zip(*values, strict=True), strict=True):
-                draft = self._draft(name, _EPOCH if by_epoch else _STEP)
-                if draft is not None:
-                    draft.add(positions, x, column, rising=rising)
-                    self.points += len(x)
+                columns.setdefault((by_epoch, name), []).append((positions, places, column))
+        for (by_epoch, name), told in columns.items():
+            draft = self._draft(name, _EPOCH if by_epoch else _STEP)
+            if draft is not None:
+                piece: _Piece = told[0] if len(told) == 1 else _in_order(told)
+                x = piece[1]
+                rising = all(before < after for before, after in pairwise(x))
+                if self.grows and not draft.folds and not (rising and x[0] > draft.x):
+                    raise _OutOfOrderError  # from here on its axis is another one
+                draft.add(*piece, rising=rising)
+                self.points += len(x)
         last = batch[-1]
         self.place = (last.epoch, last.final, last.step is None, last.step or 0)
 
@@ -504,11 +516,24 @@ class _Layer:
         """The curve that takes points of this kind; None where a metric is drawn over epochs and these are steps."""
         draft = self.drafts.get(name)
         if draft is None or (draft.over != over and over == _EPOCH):
-            if draft is not None and draft.stored:
+            if draft is not None and self.grows:
                 raise _OutOfOrderError
-            id_ = len(self.drafts) if draft is None else draft.id
-            draft = self.drafts[name] = _Draft(id_, name, over, 0, -math.inf, folds=False, gaps=False)
+            draft = self.drafts[name] = _Draft(self._free, name, over, 0, -math.inf, folds=False, gaps=False)
+            self._free += 1
         return draft if draft.over == over else None
+
+
+#: Positions, places on the axis, and values of one metric.
+_Piece = tuple[Sequence[int], Sequence[float], Sequence[Any]]
+
+
+def _in_order(pieces: list[_Piece]) -> _Piece:
+    """One piece of several: rows with other metrics beside this one lie between."""
+    points = sorted(
+        (point for piece in pieces for point in zip(*piece, strict=True)), key=lambda point: point[0]
+    )
+    positions, x, values = zip(*points, strict=True)
+    return positions, x, values
 
 
 def _as_bytes(metrics: str | msgspec.Raw) -> bytes:
@@ -521,15 +546,15 @@ def _batches(found: Iterable[_Row]) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _store(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
+def _store_points(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
     """Adds a curve's new points behind those that are stored: the last block is filled before another begins."""
     key = (session, draft.id)
     column = draft.new
     found = file.execute(
-        "SELECT first, points FROM blocks WHERE session = ? AND curve = ? ORDER BY first DESC LIMIT 1", key
+        "SELECT points FROM blocks WHERE session = ? AND curve = ? ORDER BY first DESC LIMIT 1", key
     ).fetchone()
-    if found is not None and len(found[1]) < 20 * _BLOCK:
-        column = _unpacked([found[1]])
+    if found is not None and len(found[0]) < 20 * _BLOCK:
+        column = _unpacked(found)
         column.positions.extend(draft.new.positions)
         column.x.extend(draft.new.x)
         column.y.extend(draft.new.y)
@@ -539,11 +564,15 @@ def _store(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
         file.execute(
             "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)", (*key, part.positions[0], part.packed())
         )
+    draft.new = _column()
+
+
+def _store_curve(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
     last = None if math.isnan(draft.last) else draft.last
     told = (draft.name, draft.over, draft.length, last, draft.x, draft.folds, draft.gaps)
-    file.execute("INSERT OR REPLACE INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*key, *told))
-    draft.stored = True
-    draft.new = _column()
+    file.execute(
+        "INSERT OR REPLACE INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (session, draft.id, *told)
+    )
 
 
 def _thinned(

@@ -261,20 +261,28 @@ def first_epochs(connection: Connection, session: str) -> list[tuple[int, int]]:
 def newest_in_force(connection: Connection, session: str, most: int) -> list[dict[str, Any]]:
     """The last rows in force, at most so many, without a look at the others: there may be a million."""
     counts = _Counting(connection, session)
-    found: list[_Stored] = []
-    for attempt, _ in reversed(first_epochs(connection, session)):
-        query = _columns().where(
-            rows.c.session == session, rows.c.attempt == attempt, rows.c.epoch < counts.end(attempt)
+    # Rows that merge are told one after the other; four of a place are more than any client sends.
+    enough = 4 * most + 20
+    found: list[tuple[float, int, _Stored]] = []
+    attempt = BIGGEST + 1
+    while len(found) < enough:
+        earlier = select(func.max(rows.c.attempt)).where(rows.c.session == session, rows.c.attempt < attempt)
+        attempt = connection.execute(earlier).scalar_one()
+        if attempt is None:
+            break
+        query = (
+            _columns()
+            .add_columns(rows.c.n)
+            .where(rows.c.session == session, rows.c.attempt == attempt, rows.c.epoch < counts.end(attempt))
         )
         backwards = query.order_by(
             rows.c.epoch.desc(), rows.c.final.desc(), rows.c.step.is_(None).desc(), rows.c.step.desc()
         )
-        # Rows that merge are told one after the other; four of a place are more than any client sends.
-        found += [_Stored(*row) for row in connection.execute(backwards.limit(4 * most))]
-        if len(found) >= 4 * most:
-            break
-    found.sort(key=lambda row: row.at)
-    return _merged_in_order(found, counts, msgspec.json.decode)[-most:]
+        for *told, n in connection.execute(backwards.limit(enough)):
+            row = _Stored(*told)
+            found.append((row.at, n, row))
+    found.sort(key=lambda one: one[:2])
+    return _merged_in_order([row for _, _, row in found], counts, msgspec.json.decode)[-most:]
 
 
 class _Stored(NamedTuple):

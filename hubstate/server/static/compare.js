@@ -1,0 +1,48 @@
+// Several sessions in the same charts.
+import { Chart, Tools } from "./charts.js";
+
+const grid = document.getElementById("overlays");
+const rows = [...document.querySelectorAll("#compared tbody tr")];
+const names = rows.map((row) => row.querySelector(".title").textContent.trim());
+const hidden = new Set();
+
+export const charts = new Map();
+const tools = new Tools(charts);
+
+function adopt(figure, number) {
+  // `PLACE:CURVE` for each session that has this metric, by its place in the table above.
+  const told = figure.dataset.of.trim().split(" ").map((one) => one.split(":").map(Number));
+  const load = async (low, high, parts) => {
+    const query = new URLSearchParams(told.map(([place, curve]) => ["of", `${rows[place].dataset.session}:${curve}`]));
+    query.set("parts", parts);
+    if (low !== null) {
+      query.set("from", low);
+      query.set("to", high);
+    }
+    const answer = await fetch(`${grid.dataset.points}?${query}`);
+    if (!answer.ok) throw new Error(`the hub answered ${answer.status}`);
+    const { curves } = await answer.json();
+    const lines = curves.flatMap((curve, n) => {
+      if (!curve) return [];
+      const place = told[n][0];
+      return [{
+        key: place, name: names[place], colour: place,
+        x: curve.x, y: curve.y, middleX: curve.middle_x, middleY: curve.middle_y,
+      }];
+    });
+    return { lines, thinned: curves.some((curve) => curve?.middle_x.length) };
+  };
+  const chart = new Chart(figure, load, tools, { many: true, isHidden: (key) => hidden.has(key) });
+  charts.set(String(number), chart);
+}
+
+[...grid.children].forEach(adopt);
+tools.filter();
+
+rows.forEach((row, place) => {
+  row.querySelector("input").addEventListener("change", (event) => {
+    if (event.target.checked) hidden.delete(place);
+    else hidden.add(place);
+    for (const chart of charts.values()) chart.draw();
+  });
+});

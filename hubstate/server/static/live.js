@@ -1,0 +1,89 @@
+// One stream of events for a page. Each event carries the position that the page has reached with it; whoever comes
+// back names the last one, so nothing is missed and nothing comes twice.
+//
+// A page in the background lets go of its stream: a browser opens only six connections to a hub, and seven pages in
+// tabs would otherwise wait for each other. When it comes to the front again it goes on from its position.
+import { showTimes } from "./times.js";
+
+const AGAIN_MS = 3000;
+
+export class Stream {
+  // `take` is given what each event tells. `position`: that of the page as it was loaded.
+  constructor(address, position, take) {
+    this.address = address;
+    this.position = position;
+    this.take = take;
+    this.source = null;
+    this.timer = null;
+    this.onVisibility = () => (document.hidden ? this.pause() : this.open());
+    document.addEventListener("visibilitychange", this.onVisibility);
+    if (!document.hidden) this.open();
+  }
+
+  open() {
+    this.pause();
+    const address = new URL(this.address, location.href);
+    address.searchParams.set("after", this.position);
+    this.source = new EventSource(address);
+    this.source.addEventListener("open", () => tell("live"));
+    this.source.addEventListener("message", (event) => {
+      this.take(JSON.parse(event.data));
+      this.position = event.lastEventId;
+    });
+    this.source.addEventListener("gone", () => location.reload());
+    this.source.addEventListener("error", () => this.onError());
+  }
+
+  onError() {
+    tell("reconnecting");
+    // The browser comes back by itself, but not after an answer that was no stream.
+    if (this.source?.readyState !== EventSource.CLOSED) return;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.comeBack(), AGAIN_MS);
+  }
+
+  async comeBack() {
+    let answer;
+    try {
+      answer = await fetch(location.href, { redirect: "manual" });
+    } catch (unreachable) {
+      this.onError();
+      return;
+    }
+    // Logged out, or deleted: the page itself tells that better.
+    if (answer.type === "opaqueredirect" || answer.status === 404) location.reload();
+    else this.open();
+  }
+
+  pause() {
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+  }
+
+  close() {
+    this.pause();
+    document.removeEventListener("visibilitychange", this.onVisibility);
+  }
+}
+
+function tell(state) {
+  const place = document.getElementById("link-state");
+  if (!place || place.dataset.state === state) return;
+  place.dataset.state = state;
+  place.textContent = state === "live" ? "live" : "the hub does not answer; trying again";
+}
+
+const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
+
+// Puts new content into an element, and the reader stays where they were: scrolled, and with the focus on the same thing.
+export function replace(element, html) {
+  const scrolled = [...element.querySelectorAll(".wide")].map((box) => [box.scrollLeft, box.scrollTop]);
+  const focused = [...element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  element.innerHTML = html;
+  showTimes(element);
+  element.querySelectorAll(".wide").forEach((box, n) => {
+    if (scrolled[n]) [box.scrollLeft, box.scrollTop] = scrolled[n];
+  });
+  if (focused >= 0) element.querySelectorAll(FOCUSABLE)[focused]?.focus({ preventScroll: true });
+}

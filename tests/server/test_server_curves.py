@@ -1,0 +1,282 @@
+"""Curves: whatever arrives in whatever order, a layout holds what is in force, and only grows within a generation."""
+
+from __future__ import annotations
+
+import math
+import random
+import sqlite3
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert, update
+
+from hubstate.server import rows as rows_room
+from hubstate.server.curves import Curves, Layout
+from hubstate.server.rows import RowIn
+from hubstate.server.schema import attempts, rows
+from hubstate.server.store import Store
+
+
+class Bench:
+    """A store with one session, and its curves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder / "hub")
+        self.path = folder / "curves.sqlite"
+        self.curves = Curves(self.path)
+        self.attempt(1)
+
+    def close(self) -> None:
+        self.curves.close()
+        self.store.close()
+
+    def attempt(self, number: int, first_epoch: int = 0, session: str = "S") -> None:
+        told = {"opened_at": 0.0, "state": "training", "outcome": "running", "reason": ""}
+        with self.store.database.writing() as connection:
+            connection.execute(
+                insert(attempts).values(session=session, attempt=number, first_epoch=first_epoch, **told)
+            )
+
+    def keep(self, *new: RowIn, session: str = "S") -> None:
+        with self.store.database.writing() as connection:
+            rows_room.keep(connection, session, new, 0.0)
+
+    def lay_out(self, session: str = "S") -> Layout:
+        with self.store.database.reading() as connection:
+            return self.curves.lay_out(connection, session, 1.0)
+
+    def drawn(self, session: str = "S") -> dict[str, list[tuple[float, float | None]]]:
+        """All points of all curves, by name."""
+        told = {}
+        for curve in self.lay_out(session).curves:
+            points = self.curves.points(session, curve.id, -math.inf, math.inf, 10**6)
+            assert points is not None
+            assert len(points.x) == points.of == curve.length
+            told[curve.name] = list(zip(points.x, points.y, strict=True))
+        return told
+
+    def expected(self, session: str = "S") -> dict[str, list[tuple[float, float | None]]]:
+        """The same from the rows in force themselves."""
+        with self.store.database.reading() as connection:
+            in_force = rows_room.in_force(connection, session)
+        by_epoch: dict[str, list[tuple[float, float | None]]] = {}
+        by_step: dict[str, list[tuple[float, float | None, int]]] = {}
+        for position, row in enumerate(in_force):
+            for name, value in row["metrics"].items():
+                if row["final"]:
+                    continue
+                if row["step"] is None:
+                    by_epoch.setdefault(name, []).append((row["epoch"], value))
+                else:
+                    by_step.setdefault(name, []).append((row["step"], value, position))
+        for name, told in by_step.items():
+            steps = [step for step, _, _ in told]
+            rising = all(a < b for a, b in pairwise(steps))
+            by_epoch.setdefault(name, [(step if rising else position, y) for step, y, position in told])
+        return by_epoch
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def row(
+    epoch: int, step: int | None = None, attempt: int = 1, *, final: bool = False, **metrics: Any
+) -> RowIn:
+    return RowIn(attempt, epoch, step, final, 1.0, metrics, {})
+
+
+told_rows = st.lists(
+    st.builds(
+        row,
+        st.integers(0, 4),
+        st.none() | st.integers(0, 6),
+        st.integers(1, 3),
+        final=st.booleans(),
+        a=st.none() | st.integers(-9, 9),
+    )
+    | st.builds(row, st.integers(0, 4), st.none() | st.integers(0, 6), st.integers(1, 3), b=st.floats(-1, 1)),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    parts=st.lists(st.tuples(told_rows, st.none() | st.integers(0, 5)), min_size=1, max_size=4),
+    ordered=st.booleans(),
+)
+def test_a_layout_holds_what_is_in_force(
+    parts: list[tuple[list[RowIn], int | None]], ordered: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever rows and attempts come in whatever order, with looks in between, the curves are those of the rows in force."""
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    seen: list[tuple[Layout, dict[str, list[tuple[float, float | None]]]]] = []
+    number = 1
+    for told, first_epoch in parts:
+        if first_epoch is not None and number < 3:
+            number += 1
+            bench.attempt(number, first_epoch)
+        bench.keep(
+            *(sorted(told, key=lambda one: (one.epoch, one.step is None, one.step or 0)) if ordered else told)
+        )
+        drawn = bench.drawn()
+        assert drawn == bench.expected()
+        layout = bench.lay_out()
+        for before, had in seen:
+            if before.generation == layout.generation:  # a page that saw it only needs what is beyond
+                assert all(drawn[name][: len(points)] == points for name, points in had.items())
+                tails = bench.curves.tail("S", layout.generation, before.length, layout.length, 10**6)
+                assert tails is not None
+                for curve in layout.curves:
+                    new = drawn[curve.name][len(had.get(curve.name, [])) :]
+                    tail = tails.get(curve.id)
+                    assert (list(zip(tail.x, tail.y, strict=True)) if tail else []) == new
+                    assert tail is None or tail.whole == (curve.name not in had)
+        seen.append((layout, drawn))
+    bench.close()
+
+
+def test_rows_that_come_in_order_stay_one_generation(bench: Bench) -> None:
+    """What is told in order is appended; a resumed attempt that takes nothing back, too."""
+    generations = set()
+    for epoch in range(5):
+        bench.keep(row(epoch, 2 * epoch, a=epoch), row(epoch, 2 * epoch + 1, a=epoch), row(epoch, b=epoch))
+        bench.keep(row(epoch, a=1), session="other")
+        generations.add(bench.lay_out().generation)
+    bench.attempt(2, first_epoch=5)
+    bench.keep(row(5, 10, attempt=2, a=7))
+    layout = bench.lay_out()
+    assert generations == {layout.generation}
+    points = bench.curves.points("S", 0, -math.inf, math.inf, 100)
+    assert points is not None
+    assert points.attempts == [(0.0, 1), (10.0, 2)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bench: bench.keep(row(1, a=5)),
+        lambda bench: bench.keep(row(4, a=5, c=1)),
+        lambda bench: bench.attempt(2, first_epoch=2),
+    ],
+    ids=["late", "merged", "taken-back"],
+)
+def test_what_changes_what_was_in_force_begins_a_generation(bench: Bench, change: Any) -> None:
+    """A late row, one that merges, and an attempt that takes epochs back make what was laid out anew."""
+    bench.keep(*(row(epoch, a=epoch) for epoch in (0, 2, 3, 4)))
+    before = bench.lay_out()
+    change(bench)
+    assert bench.lay_out().generation != before.generation
+    assert bench.drawn() == bench.expected()
+    assert bench.curves.tail("S", before.generation, before.length, before.length, 9) is None
+
+
+def test_many_rows_are_laid_out_in_blocks_and_found_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far more rows than a block or a batch holds come back whole, in one go or piece by piece; memory stays bounded."""
+    monkeypatch.setattr("hubstate.server.curves._HELD", 1000)
+    chance = random.Random(0)
+    told = [row(n // 100, n, **{f"m{n % 3}": chance.random(), "all": chance.random()}) for n in range(9000)]
+    bench.keep(*told[:5000])
+    assert bench.drawn() == bench.expected()
+    for begin in range(5000, 9000, 700):
+        bench.keep(*told[begin : begin + 700])
+        bench.lay_out()
+    assert bench.drawn() == bench.expected()
+    bench.keep(row(0, all=1.0))  # from now on epochs tell this metric
+    assert bench.drawn() == bench.expected()
+
+
+def test_of_many_points_the_extremes_and_the_gaps_are_kept(bench: Bench) -> None:
+    """Thinned out, a line keeps its highest and lowest values and shows where there was none."""
+    values = [math.sin(n / 50) for n in range(20_000)]
+    values[777], values[778] = 9.0, -9.0
+    bench.keep(*(row(n, a=None if n == 5000 else value) for n, value in enumerate(values)))
+    (curve,) = bench.lay_out().curves
+    points = bench.curves.points("S", curve.id, -math.inf, math.inf, 200)
+    assert points is not None
+    finite = [y for y in points.y if y is not None]
+    assert (min(finite), max(finite)) == (-9.0, 9.0)
+    assert points.y[list(points.x).index(5000.0)] is None
+    assert list(points.x) == sorted(points.x)
+    assert len(points.x) <= 600
+    assert max(abs(y or 0) for y in points.middle_y) < 9
+
+
+def test_big_numbers_have_a_mean(bench: Bench) -> None:
+    """Values whose sum no number can hold still have their mean."""
+    bench.keep(*(row(n, a=1.5e308) for n in range(100)))
+    points = bench.curves.points("S", bench.lay_out().curves[0].id, -math.inf, math.inf, 10)
+    assert points is not None
+    assert all(y is not None and math.isclose(y, 1.5e308) for y in points.middle_y)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all" * 500], ids=["gone", "garbage"])
+def test_a_file_that_is_lost_or_damaged_is_made_anew(bench: Bench, damage: bytes) -> None:
+    """The columns are a copy: without them, or with garbage in their place, the next look makes them again."""
+    bench.keep(*(row(n, a=n) for n in range(10)))
+    bench.lay_out()
+    bench.curves.close()
+    for path in bench.path.parent.glob("curves.sqlite*"):
+        path.unlink()
+    if damage:
+        bench.path.write_bytes(damage)
+    assert bench.drawn() == bench.expected()
+
+
+def test_a_file_that_breaks_while_it_is_open_is_made_anew(bench: Bench) -> None:
+    """What was written by nobody is found out when it is met, and replaced."""
+    bench.keep(*(row(n, a=n) for n in range(10)))
+    bench.lay_out()
+    with sqlite3.connect(bench.path) as other:
+        other.execute("DROP TABLE blocks")
+    other.close()
+    assert bench.curves.points("S", 0, -math.inf, math.inf, 10) is None or bench.drawn() == bench.expected()
+    bench.keep(row(10, a=10))
+    assert bench.drawn() == bench.expected()
+
+
+def test_a_session_of_the_same_id_that_is_another_one_is_laid_out_anew(bench: Bench) -> None:
+    """Deleted for good and begun again under its id, or a database put back to an earlier state: nothing old is shown."""
+    bench.keep(row(0, a=1), row(1, a=2))
+    bench.lay_out()
+    with bench.store.database.writing() as connection:
+        connection.execute(rows.delete())
+    bench.keep(row(0, a=5), row(1, a=6), row(2, a=7))
+    assert bench.drawn() == {"a": [(0.0, 5.0), (1.0, 6.0), (2.0, 7.0)]}
+    with bench.store.database.writing() as connection:
+        connection.execute(update(rows).where(rows.c.epoch == 0).values(metrics={"a": 8}))
+    with bench.store.database.reading() as connection:
+        bench.curves.lay_out(connection, "S", born=2.0)
+    assert bench.drawn()["a"][0] == (0.0, 8.0)
+
+
+def test_the_newest_rows_are_those_of_all_rows(bench: Bench) -> None:
+    """The last rows in force, found without the others, are the end of all rows in force."""
+    chance = random.Random(1)
+    for attempt, first in ((2, 3), (3, 5)):
+        bench.attempt(attempt, first)
+    told = [
+        row(
+            chance.randrange(8),
+            chance.choice([None, 0, 1, 2]),
+            chance.randrange(1, 4),
+            final=chance.random() < 0.1,
+            a=n,
+        )
+        for n in range(200)
+    ]
+    bench.keep(*told)
+    with bench.store.database.reading() as connection:
+        every = rows_room.in_force(connection, "S")
+        for most in (1, 5, 20, 1000):
+            assert rows_room.newest_in_force(connection, "S", most) == every[-most:]
