@@ -256,9 +256,17 @@ def test_two_processes_stop_after_the_same_batch(hub: str) -> None:
 
 
 def test_a_disk_that_is_full_leaves_no_process_waiting(hub: str) -> None:
-    """Where the first of two processes can keep no file, both train to the end, and all rows are there."""
+    """Where the first of two processes can keep no file, both look at the metrics as ever: all rows are there."""
     full = "import hubstate.trainers.link as link\ndef full(*_, **__): raise OSError(28, 'full')\nlink.Link.save = full\n"
-    process = in_two(full + for_two(each_step(example("lightning"))))
+    code = broken(
+        each_step(example("lightning")),
+        ("on_epoch=True", "on_epoch=True, sync_dist=True"),  # to look needs both of them
+        (
+            "save_last=True",
+            "save_last=True, save_on_train_epoch_end=False",
+        ),  # it is saved before the row is told
+    )
+    process = in_two(full + for_two(code))
     assert process.returncode == 0, process.stderr
     assert told() == (State.DONE, Outcome.FINISHED, "")
     assert [row["epoch"] for row in at_hub(hub).rows if row["step"] is None] == [0, 1, 2]
