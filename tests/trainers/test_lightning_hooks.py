@@ -164,6 +164,7 @@ def test_a_rehearsal_is_no_training(sessions):
 # -- what a session is opened with -----------------------------------------------------------------------
 
 
+@pytest.mark.promise("D26")
 def test_a_session_is_called_as_the_module_is_and_knows_its_parameters(sessions, events):
     """Saved hyper-parameters of module and data are the configuration, nested ones by joined names; unlogged ones are not."""
     it = trainer(
@@ -248,6 +249,7 @@ class Watched(SimpleNamespace):
 # -- stop ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("P17")
 @pytest.mark.parametrize(
     ("situation", "stops"),
     [

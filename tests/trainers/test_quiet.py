@@ -335,6 +335,7 @@ def fit(callback, epochs=range(2), meanwhile=lambda _epoch, _batch: None):
     callback.on_train_end(logs={"loss": 0.5})
 
 
+@pytest.mark.promise("P17")
 def test_keras_tells_name_epochs_and_settings(sessions, keras, hubstate_hub):
     """The session is called as the model, and knows the planned epochs and the optimizer."""
     fit(keras())
@@ -383,6 +384,7 @@ def booster(rounds=0):
     return SimpleNamespace(num_boosted_rounds=lambda: rounds)
 
 
+@pytest.mark.promise("P17")
 def boost(callback, rounds, had=0, meanwhile=lambda _epoch: None):
     """What XGBoost calls."""
     model, history = booster(had), {"val": {"auc": []}}
@@ -410,6 +412,7 @@ def test_xgboost_counts_on_only_where_it_is_told_to(sessions, rows, resume, firs
     assert [epoch for epoch, _, _ in rows(sessions[0])] == [first, first + 1]
 
 
+@pytest.mark.promise("D26")
 def test_xgboost_tells_means_and_deviations(sessions, rows):
     """A cross-validation has pairs."""
     callback = XGBOOST.HubstateCallback()
@@ -428,6 +431,7 @@ def test_xgboost_records_in_the_first_process_alone(sessions, monkeypatch):
 # -- LightGBM --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("P17")
 def environment(iteration, begin=0, end=3, results=(("valid_0", "auc", 0.5, True),)):
     return SimpleNamespace(
         params={"learning_rate": 0.1, "metric": ["auc"]},
@@ -499,6 +503,7 @@ def engines():
     return Engine(max_epochs=2), Engine()
 
 
+@pytest.mark.promise("P17")
 def run_until(trainer, epoch, iteration, *events):
     """Lets a trainer come so far and fire something."""
     trainer.state.epoch, trainer.state.iteration = epoch, iteration
@@ -579,6 +584,7 @@ def test_ignite_steps_are_what_an_iteration_put_out(sessions, engines, rows, out
     assert rows(sessions[0]) == [(0, 2, metrics)]
 
 
+@pytest.mark.promise("D26")
 def test_ignite_with_a_loaded_state_continues_its_session(sessions, engines):
     """A state that has iterations behind it was loaded, or goes on."""
     trainer, _ = engines

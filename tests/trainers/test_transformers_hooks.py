@@ -186,6 +186,7 @@ def test_a_search_for_hyper_parameters_has_folders_of_its_own(training, sessions
     assert [Path(e.path).parent.name for e in events(sessions[0], ModelSave)] == ["run-1"]
 
 
+@pytest.mark.promise("D26")
 def test_what_other_code_writes_is_found_between_the_epochs(sessions, events, tmp_path):
     """With `saves=` a file that the trainer did not write is a checkpoint of its epoch, judged as `fitness=` says."""
     callback = TRANSFORMERS.HubstateCallback("sums", saves=tmp_path / "*.bin", fitness="-eval_loss")
@@ -216,6 +217,7 @@ def test_only_the_first_process_tells_of_a_folder(training, sessions, capsys, tm
 # -- stop ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("P17")
 @pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
 @pytest.mark.parametrize("over", [False, True], ids=["in the middle", "when it ends by itself"])
 def test_a_wish_stops_a_training_that_it_would_cut(training, sessions, hubstate_hub, hook, over):

@@ -191,8 +191,8 @@ def test_what_is_told_of_the_arguments_is_plain(tmp_path: Path) -> None:
 
 
 # -- the way of a training -------------------------------------------------------------------------------------
-
-
+@pytest.mark.promise("P17")
+@pytest.mark.promise("P17")
 def test_a_wish_to_stop_is_heeded_between_batches(tmp_path: Path) -> None:
     """The trainer is told behind the next batch, what it measured and saved is kept, and the outcome is `stopped`."""
     link, trainer = started(tmp_path)
@@ -216,6 +216,7 @@ def test_several_processes_stop_together(tmp_path: Path, ultralytics: Callable[.
     assert trainer.stop
 
 
+@pytest.mark.promise("D26")
 def test_a_wish_that_cuts_nothing_stops_nothing(tmp_path: Path) -> None:
     """In the last batch of the last epoch there is nothing left to stop: the training is finished."""
     link, trainer = started(tmp_path, epochs=1)

@@ -10,11 +10,13 @@ import pytest
 from children import PYTHON, script
 from loopback import refused_port
 
-__all__ = ["ACCELERATE", "TALK", "TORCHRUN", "in_two"]
+__all__ = ["ACCELERATE", "ITSELF", "TALK", "TORCHRUN", "in_two"]
 
 #: Two processes start slowly where many other things run: what has not ended by then hangs (seconds).
 _HANGS = 900
 
+#: The script is run alone, and starts the second process itself.
+ITSELF: tuple[str, ...] = ()
 TORCHRUN = ("torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port={}")
 #: What it calls several GPUs are several processes here: the trainer is told that there is none.
 ACCELERATE = (
@@ -41,7 +43,8 @@ def in_two(code: str, launcher: tuple[str, ...] = TORCHRUN) -> subprocess.Comple
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        command = [PYTHON, "-m", *(word.format(port) for word in launcher), str(script(code))]
+        words = [word.format(port) for word in launcher]
+        command = [PYTHON, *(["-m", *words] if words else []), str(script(code))]
         # A group of their own, because whoever ends the launcher alone leaves its children behind.
         process = subprocess.Popen(
             command,

@@ -229,6 +229,7 @@ def test_two_trainings_of_one_trainer_are_two_sessions(hub: str) -> None:
 # -- in two processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("D26")
 def for_two(code: str) -> str:
     """The example for two processes."""
     return broken(code, ("max_epochs=3", 'max_epochs=3, accelerator="cpu", devices=2, strategy="ddp"'))

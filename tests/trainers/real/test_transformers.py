@@ -215,6 +215,7 @@ def for_two(code: str) -> str:
     return broken(code, ("num_train_epochs=3", 'num_train_epochs=3, use_cpu=True, ddp_backend="gloo"'))
 
 
+@pytest.mark.promise("D26")
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate launch"])
 def test_two_processes_have_one_session(hub: str, launcher: tuple[str, ...]) -> None:
     """Of a training in two processes there is one session with each row once; they talk on loopback alone."""

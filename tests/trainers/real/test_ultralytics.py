@@ -247,6 +247,7 @@ def test_a_wish_at_the_hub_stops_after_the_batch(hub: str) -> None:
     assert held.files["final"] == Path("runs/detect/train/weights/best.pt").read_bytes()
 
 
+@pytest.mark.promise("D26")
 def test_one_model_trains_twice(hub: str, release: str) -> None:
     """Each training is a session; the older release cannot train a model twice, and the second session tells why."""
     code = unpainted()
@@ -333,6 +334,7 @@ def test_newer_releases_tell_of_an_exception_themselves(hub: str, release: str) 
     holds_what_was(hub, epochs=1, reason="RuntimeError: boom")
 
 
+@pytest.mark.promise("D26")
 @pytest.mark.parametrize("release", [NEW])
 def test_the_callbacks_travel_to_a_process_of_their_own(hub: str, release: str) -> None:
     """Written down and read again as Ultralytics does it for several devices, they open the session there; no key is in it."""
