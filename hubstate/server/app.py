@@ -22,6 +22,7 @@ from hubstate.log import log
 from hubstate.server import calls, models, signing, tus
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.checkpoints import ending_of
+from hubstate.server.mirror import Looking
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
 from hubstate.server.platform.routes import add_platform
 from hubstate.server.rates import Rates
@@ -54,6 +55,8 @@ def build(wiring: Wiring) -> FastAPI:
     _add_refusals(app, wiring)
     app.add_middleware(Rates, limit=wiring.store.terms.rate_limit, wall=wiring.wall)
     app.add_middleware(_OneSlash)
+    if wiring.store.read_only:
+        app.add_middleware(Looking)
     return app
 
 
@@ -227,11 +230,11 @@ def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
         if wants_page(request):
             return page_of(problem)
         headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+        if problem.status == 408:
+            headers["Connection"] = "close"  # the rest of the body may come after all, and is no next request
         return as_json(problem.body(), problem.status, headers)
 
     @app.exception_handler(Problem)
-        if problem.status == 408:
-            headers["Connection"] = "close"  # the rest of the body may come after all, and is no next request
     async def refused(request: Request, problem: Problem) -> Response:
         return refuse(request, problem)
 

@@ -160,7 +160,10 @@ def model_of(
         "stop": session["stop"],
         "attempts": [_attempt(row, session, now) for row in connection.execute(query).mappings()],
         "checkpoints": list(files.values()),
-        "conditions": conditions_of(connection, session, now) + _damages(files.values()),
+        "conditions": [
+            *store.conditions(session["id"], conditions_of(connection, session, now)),
+            *_damages(files.values()),
+        ],
         "usage": [dict(row) for row in connection.execute(names.order_by(usage.c.id)).mappings()],
         "url": f"{base}/models/{session['id']}",
     }

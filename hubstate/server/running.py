@@ -82,12 +82,17 @@ def running(
     wall: Callable[[], float] = time.time,
     upload_limit: int = UPLOAD_LIMIT,
     terms: Terms | None = None,
+    make_store: Callable[..., Store] = Store,
 ) -> Iterator[RunningHub]:
     """Runs the hub in `data_dir` in a thread while the block lasts. `port` 0 takes a free one.
 
-    Raises as `serve` does.
+    `make_store`: for a hub over a store of another class. Raises as `serve` does.
     """
-    with _prepared(data_dir, host, port, public_url, wall, upload_limit, terms) as (hub, server, listening):
+    with _prepared(data_dir, host, port, public_url, wall, upload_limit, terms, make_store) as (
+        hub,
+        server,
+        listening,
+    ):
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listening]}, name="hubstate-hub", daemon=True
         )
@@ -108,9 +113,10 @@ def _prepared(
     wall: Callable[[], float],
     upload_limit: int,
     terms: Terms | None,
+    make_store: Callable[..., Store] = Store,
 ) -> Iterator[tuple[RunningHub, uvicorn.Server, socket.socket]]:
     with contextlib.ExitStack() as stack:
-        store = Store(data_dir, upload_limit=upload_limit, terms=terms)
+        store = make_store(data_dir, upload_limit=upload_limit, terms=terms)
         stack.callback(store.close)
         stack.enter_context(alone(store.data_dir))
         store.sweep()

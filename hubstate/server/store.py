@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
@@ -36,6 +37,9 @@ class Store:
     `make`: it is made where there is none; else that is a `UsageError`, because a name was probably mistyped.
     `terms`: what the hub's owner decided.
     """
+
+    #: Whether requests may look only, and nobody delivers here: see `mirror`.
+    read_only = False
 
     def __init__(
         self,
@@ -73,6 +77,10 @@ class Store:
     def file_of(self, session: str, name: str) -> Path:
         """Where a promoted file lies."""
         return self.files / session / name
+
+    def conditions(self, _session: str, heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The conditions of a session. `heard`: what follows from what was sent, and here that is all."""
+        return heard
 
     def sweep(self) -> None:
         """Removes what an earlier life of the hub left half done. Only the one hub of the folder may call it."""

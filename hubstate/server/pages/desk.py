@@ -145,7 +145,9 @@ def environment(wiring: Wiring) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals.update(root=_root(wiring), static=f"{_root(wiring)}{assets.PATH}")
+    templates.globals.update(
+        root=_root(wiring), static=f"{_root(wiring)}{assets.PATH}", read_only=wiring.store.read_only
+    )
     templates.filters.update(words.filters(wiring.wall))
     return templates
 
