@@ -18,6 +18,7 @@ from hubstate.cli import (
     keep,
     login,
     run,
+    show,
     simulate,
     status,
     sync,
@@ -62,6 +63,7 @@ _START, _RUNS, _HUB, _HERE = "Start here", "Training runs", "The hub", "This ins
 _PROOF = "Proof"
 
 app.command(rich_help_panel=_START)(demo.demo)
+app.command(rich_help_panel=_START)(show.show)
 app.command(rich_help_panel=_RUNS, context_settings=run.SETTINGS)(run.run)
 app.command(rich_help_panel=_RUNS)(status.status)
 app.command(rich_help_panel=_RUNS)(sync.sync)

@@ -46,6 +46,10 @@ class Screen:
         """Prints one line."""
         print(text, file=self._stream)
 
+    def flush(self) -> None:
+        """Hands on what was printed: a command that goes on waiting is read meanwhile."""
+        self._stream.flush()
+
     def paint(self, text: str, style: str) -> str:
         """The text in a style (`bold`, `dim` or a colour), where that is seen."""
         code = _CODES[style]

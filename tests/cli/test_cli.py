@@ -32,6 +32,7 @@ COMMANDS = [
     "login",
     "run",
     "serve",
+    "show",
     "simulate",
     "status",
     "sync",
