@@ -70,8 +70,7 @@ def test_a_directory_is_looked_into_alone(tmp_path):
 
 def test_a_port_can_be_chosen():
     """The pages answer at the port that is named; one that is taken is told in one line."""
-    with refused_port() as port:
-        pass
+    port = refused_port()
     with shown("--port", str(port)) as (address, _process):
         assert address == f"http://127.0.0.1:{port}"
         assert "--port" in run("show", "--port", str(port), code=2).stderr
