@@ -305,7 +305,7 @@ export class Chart {
         sync: { key: `charts-${this.over}`, setSeries: false },
         bind: { dblclick: () => () => this.zoom(null) },
         // In several lines together most have no point at just this x: the nearest one is meant.
-        dataIdx: (u, n, at) => (n === 0 ? at : nearest(u.data[n], at)),
+        dataIdx: (u, n, at) => (n === 0 ? at : nearest(u, n, at)),
       },
       hooks: {
         setSelect: [(u) => this.onSelect(u)],
@@ -365,12 +365,16 @@ export class Chart {
   }
 }
 
-function nearest(ys, at) {
+// The point of a line that is nearest to a place on the axis; none where the line does not reach it.
+function nearest(u, n, at) {
+  const [xs, ys] = [u.data[0], u.data[n]];
   if (ys[at] != null) return at;
-  for (let by = 1; by < ys.length; by += 1) {
-    if (ys[at - by] != null) return at - by;
-    if (ys[at + by] != null) return at + by;
-    if (at - by < 0 && at + by >= ys.length) break;
-  }
-  return null;
+  let [left, right] = [at, at];
+  while (left >= 0 && ys[left] == null) left -= 1;
+  while (right < ys.length && ys[right] == null) right += 1;
+  const reach = (u.scales.x.max - u.scales.x.min) / 100;
+  const away = (place) => Math.abs(xs[place] - xs[at]);
+  if (left < 0) return right < ys.length && away(right) <= reach ? right : null;
+  if (right >= ys.length) return away(left) <= reach ? left : null;
+  return away(left) <= away(right) ? left : right;
 }
