@@ -99,26 +99,39 @@ def batches(
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, str]]]:
     """The points of some rows, in as many requests as they need; and the names of which MLflow takes others, by those.
 
-    `known`: the names (as MLflow takes them) that were told before.
+    `known`: the names (as MLflow takes them) that were told before. Of two values that one metric got in the same
+    millisecond the later one leaves, because MLflow could not tell which that is.
     """
     metrics: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     size = 0
-    for row in rows:
-        for point, name in points(row):
-            key = taken(name) if name else ""
-            new = name != key and key not in known and key not in names
-            length = len(_ENCODER.encode(point)) + (len(_ENCODER.encode(name)) + 300 if new else 0)
-            full = len(metrics) + len(names) >= MOST_ENTITIES - 1 or size + length > MOST_BYTES
-            if full or (new and len(names) >= MOST_TAGS):
-                yield metrics, names
-                metrics, names, size = [], {}, 0
-            metrics.append(point)
-            if new:
-                names[key] = name
-            size += length
+    for point, name in _latest_points(rows):
+        key = taken(name) if name else ""
+        new = name != key and key not in known and key not in names
+        length = len(_ENCODER.encode(point)) + (len(_ENCODER.encode(name)) + 300 if new else 0)
+        full = len(metrics) + len(names) >= MOST_ENTITIES - 1 or size + length > MOST_BYTES
+        if full or (new and len(names) >= MOST_TAGS):
+            yield metrics, names
+            metrics, names, size = [], {}, 0
+        metrics.append(point)
+        if new:
+            names[key] = name
+        size += length
     if metrics:
         yield metrics, names
+
+
+def _latest_points(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The points of some rows; those of rows that follow one another and share place and time are one row's."""
+    before: tuple[Any, ...] = ()
+    waiting: dict[str, tuple[dict[str, Any], str]] = {}
+    for row in rows:
+        place = (row.attempt, row.epoch, row.step, row.final, int(row.at * 1000))
+        if place != before:
+            yield from waiting.values()
+            waiting, before = {}, place
+        waiting |= {point["key"]: (point, name) for point, name in points(row)}
+    yield from waiting.values()
 
 
 # -- tags ------------------------------------------------------------------------------------------------
