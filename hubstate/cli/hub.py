@@ -52,6 +52,34 @@ def serve(
             help="keep command line, host name, Python's path and git remote, where Ultralytics sends them",
         ),
     ] = False,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DAYS", help="remove a session so long after its end", show_default="keep it", min=0
+        ),
+    ] = None,
+    keep_last_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DAYS",
+            help="so long after its end, remove the checkpoint to go on from; best and final stay",
+            show_default="keep it",
+            min=0,
+        ),
+    ] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="a webhook that is told of each session that is done, aborted or silent",
+            envvar="HUBSTATE_NOTIFY",
+            show_envvar=True,
+        ),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="how long a stop waits for uploads under way", min=0),
+    ] = 30,
 ) -> None:
     """Run the hub you own: API, web pages, files. Ctrl-C ends it."""
     from hubstate.cli.log import configure_log
@@ -61,7 +89,16 @@ def serve(
     with extra("server"):
         from hubstate.server.running import serve as run
         from hubstate.server.terms import RATE_LIMIT, Terms
-    terms = Terms(heartbeat, rate_limit or RATE_LIMIT, console=keep_console, host=keep_host)
+    terms = Terms(
+        heartbeat,
+        rate_limit or RATE_LIMIT,
+        console=keep_console,
+        host=keep_host,
+        grace=grace,
+        keep_days=keep_days,
+        keep_last_days=keep_last_days,
+        notify=notify,
+    )
     run(data_dir_of(data_dir), host=host, port=port, public_url=public_url, announce=say, terms=terms)
 
 

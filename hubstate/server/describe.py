@@ -11,6 +11,7 @@ from sqlalchemy import Connection, RowMapping, func, select
 from hubstate.server import derive
 from hubstate.server import rows as rows_room
 from hubstate.server.checkpoints import damage_of, ending_of, stored
+from hubstate.server.retention import kept_until
 from hubstate.server.schema import attempts, problems, rows, usage
 from hubstate.server.sessions import in_contact, is_live, outcome_of, still_since
 from hubstate.server.signing import file_address
@@ -163,6 +164,7 @@ def model_of(
         "conditions": [
             *store.conditions(session["id"], conditions_of(connection, session, now)),
             *_damages(files.values()),
+            *kept_until(store.terms, session),
         ],
         "usage": [dict(row) for row in connection.execute(names.order_by(usage.c.id)).mappings()],
         "url": f"{base}/models/{session['id']}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import signal
 import socket
 import threading
@@ -24,14 +25,14 @@ from hubstate.server import keys
 from hubstate.server.admission import is_loopback
 from hubstate.server.alone import alone
 from hubstate.server.app import build
+from hubstate.server.chores import Chore, doing
+from hubstate.server.notify import Notifier, forget_webhook, target_of
+from hubstate.server.retention import Retention
 from hubstate.server.shells import Wiring
 from hubstate.server.store import UPLOAD_LIMIT, Store
 from hubstate.server.terms import Terms
 
 __all__ = ["RunningHub", "running", "serve"]
-
-#: How long requests under way may take when the hub stops, in seconds.
-_GRACE = 5
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,28 @@ def _prepared(
             lifespan="off",
             ws="none",
             server_header=False,
-            timeout_graceful_shutdown=_GRACE,
+            timeout_graceful_shutdown=math.ceil(store.terms.grace),
             timeout_keep_alive=75,
         )
-        yield hub, _Server(config, app.state.pages.end_streams), listening
+        with doing(stack.enter_context(_chores(store, public_url or hub.url)), wall):
+            yield hub, _Server(config, app.state.pages.end_streams), listening
+
+
+@contextlib.contextmanager
+def _chores(store: Store, base: str) -> Iterator[list[Chore]]:
+    """What the hub does beside answering, by its terms. `base`: the address under which others know it."""
+    chores: list[Chore] = []
+    if store.terms.keep_days is not None or store.terms.keep_last_days is not None:
+        chores.append(Retention(store))
+    if store.terms.notify is None:
+        forget_webhook(store.database)
+        yield chores
+        return
+    notifier = Notifier(store.database, target_of(store.terms.notify), base.rstrip("/"))
+    try:
+        yield [*chores, notifier]
+    finally:
+        notifier.close()
 
 
 class _Server(uvicorn.Server):

@@ -23,7 +23,9 @@ __all__ = [
     "attempts",
     "checkpoints",
     "keys",
+    "marks",
     "metadata",
+    "notices",
     "problems",
     "rows",
     "said",
@@ -179,4 +181,25 @@ said = Table(
     Column("at", Float, nullable=False),
     Column("data", JSON, nullable=False),
     UniqueConstraint("session", "attempt", "event", "digest"),
+)
+
+#: What a webhook is told (`notify`). `next_at`: when it is tried next, NULL once it was told or given up.
+notices = Table(
+    "notices",
+    metadata,
+    Column("session", String, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("what", String, primary_key=True),
+    Column("noted_at", Float, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", Float),
+    Column("told_at", Float),
+)
+
+#: Moments to remember, by a name.
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("at", Float, nullable=False),
 )

@@ -25,6 +25,7 @@ from hubstate.server.schema import (
     answers,
     attempts,
     checkpoints,
+    notices,
     problems,
     rows,
     said,
@@ -374,6 +375,6 @@ def final_stored(connection: Connection, session: RowMapping, now: float) -> Non
 
 def forget(connection: Connection, model: str) -> None:
     """Removes every trace of the session from the database; its files are the caller's to remove."""
-    for table in (attempts, rows, checkpoints, answers, steps, usage, problems, said):
+    for table in (attempts, rows, checkpoints, answers, steps, usage, problems, notices, said):
         connection.execute(delete(table).where(table.c.session == model))
     connection.execute(delete(sessions).where(sessions.c.id == model))

@@ -6,7 +6,8 @@ owner wants it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from hubstate.errors import UsageError
 
@@ -27,7 +28,9 @@ class Terms:
     `heartbeat`: the interval in seconds that hubstate's clients are told to keep, or None for their own. `rate_limit`:
     requests that one key may make in a minute. `console`: what a training prints is kept. `host`: so are its
     command line, host name, path of Python, and the address and message of its git repository. `patience`: after so many
-    seconds without a further byte a body is given up.
+    seconds without a further byte a body is given up. `grace`: so many seconds requests under way have when the hub stops.
+    `keep_days`: a session is removed so many days after its end; `keep_last_days`: its checkpoint `last` is, if it has a
+    better one; None keeps them. `notify`: the address of a webhook, which may hold a secret.
     """
 
     heartbeat: float | None = None
@@ -35,6 +38,10 @@ class Terms:
     console: bool = False
     host: bool = False
     patience: float = 60.0
+    grace: float = 5.0
+    keep_days: float | None = None
+    keep_last_days: float | None = None
+    notify: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.heartbeat is not None and not LEAST_HEARTBEAT <= self.heartbeat <= MOST_HEARTBEAT:
@@ -43,3 +50,8 @@ class Terms:
             )
         if self.rate_limit < 1:
             raise UsageError(f"a key may make at least one request a minute, not {self.rate_limit}")
+        for days in (self.keep_days, self.keep_last_days):
+            if days is not None and not 0 <= days < math.inf:
+                raise UsageError(f"what has ended is kept for a number of days, 0 or more, not {days:g}")
+        if not 0 <= self.grace < math.inf:
+            raise UsageError(f"a stop waits for a number of seconds, 0 or more, not {self.grace:g}")

@@ -26,7 +26,7 @@ from hubstate.server.schema import metadata
 __all__ = ["HEAD", "bring_up_to_date", "revision_of"]
 
 #: The number of the last step.
-HEAD = "0003"
+HEAD = "0004"
 
 #: What the numbers were called before there were steps: `PRAGMA user_version`.
 _BEFORE = {1: "0001", 2: "0002"}
