@@ -206,7 +206,7 @@ def _add_files(app: FastAPI, wiring: Wiring) -> None:
     @app.head(path_of, include_in_schema=False)
     @app.get(path_of, summary="A stored file")
     async def file(model: str, sha256: str, name: str, until: str = "", signature: str = "") -> Response:
-        kind = name.partition(".")[0]
+        kind = name.partition(".")[0].partition("-")[0]
         if not signing.file_allowed(store.secret, model, kind, sha256, until, signature, wiring.wall()):
             raise Problem(403, "bad_signature", "this address is not signed by this hub, or it is too old")
         path = await run_in_threadpool(models.file_of, store, model, sha256, kind)

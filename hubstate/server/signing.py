@@ -38,11 +38,15 @@ def _sign(secret: bytes, *parts: str) -> str:
 def file_address(
     secret: bytes, base: str, model: str, kind: str, sha256: str, now: float, *, ending: str = ".pt"
 ) -> str:
-    """The self-authenticating address of one stored file. Its path ends in `.pt`, as HUB v1 clients need it, or `.tar`."""
+    """The self-authenticating address of one stored file. Its path ends in `.pt`, as HUB v1 clients need it, or `.tar`.
+
+    Such a client names the file that it downloads after the path, and takes one that is there by that name for the same:
+    so no two files are called alike.
+    """
     until = str(int(now) + FILE_SECONDS)
     signature = _sign(secret, "file", model, kind, sha256, until)
     query = urlencode({"until": until, "signature": signature})
-    return f"{base}/v1/files/{quote(model, safe='')}/{sha256}/{kind}{ending}?{query}"
+    return f"{base}/v1/files/{quote(model, safe='')}/{sha256}/{kind}-{sha256[:12]}{ending}?{query}"
 
 
 def file_allowed(

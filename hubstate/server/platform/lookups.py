@@ -25,8 +25,9 @@ _STATUS = {
     State.ABORTED.value: "failed",
 }
 
-#: Owner, project and name, as in `ul://owner/project/name`.
+#: Owner, project and name, as in `ul://owner/project/name`; or `models`, an id, and which of its files comes first.
 Name = tuple[str, str, str]
+_BY_ID = "models"
 
 
 def account(store: Store, caller: Caller) -> Answer:
@@ -66,7 +67,8 @@ def files_named(store: Store, caller: Caller, name: Name, now: float) -> Answer:
     with store.database.reading() as connection:
         session = _find(connection, caller, name)
         stored = checkpoints_of(store, connection, session, caller.base, now)
-    stored.sort(key=lambda file: _ORDER.index(file["kind"]))
+    wanted = name[2] if name[0] == _BY_ID else ""
+    stored.sort(key=lambda file: (file["kind"] != wanted, _ORDER.index(file["kind"])))
     return Answer(
         {
             "files": [
@@ -80,6 +82,8 @@ def files_named(store: Store, caller: Caller, name: Name, now: float) -> Answer:
 
 def _find(connection: Connection, caller: Caller, name: Name) -> RowMapping:
     owner, project, model = name
+    if owner == _BY_ID:
+        return sessions.find(connection, project, caller.owner)
     found = named(connection, caller.owner, f"{owner}/{project}", model) or named(
         connection, caller.owner, project, model
     )
