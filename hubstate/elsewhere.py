@@ -26,7 +26,7 @@ from hubstate.journal import Journal, Recovery
 from hubstate.log import log
 from hubstate.opening import make_directory
 from hubstate.ownership import Ownership
-from hubstate.settings import Settings
+from hubstate.settings import MLFLOW, Settings
 from hubstate.snapshots import Snapshots, look
 from hubstate.states import CheckpointKind, State
 
@@ -52,7 +52,7 @@ _TELLABLE = (
 def bring(session: str, found: Settings, clock: Clock) -> Path:
     """The new folder of the session with this id, which the settings' hub knows and this machine did not.
 
-    Raises `SessionNotFound` if no hub is set or it knows no such session, `HubRefused`, `HubUnreachable` (both as
+    Raises `SessionNotFound` if no hub is set, if it knows no such session or hands none over, `HubRefused`, `HubUnreachable` (both as
     `hubs.fetch` tells them), `SessionBusy` if another process is bringing it just now, and `StorageError`. Nothing is
     left here then.
     """
@@ -61,6 +61,11 @@ def bring(session: str, found: Settings, clock: Clock) -> Path:
         raise SessionNotFound(
             f"no session {session} is known here, and no hub can be asked for it: {why}; "
             "`hubstate status` lists what there is"
+        )
+    if found.hub.startswith(MLFLOW):
+        raise SessionNotFound(
+            f"no session {session} is known here, and an MLflow server hands none over to another machine: a hub of "
+            "one's own does; `hubstate status` lists what there is"
         )
     # Loaded here, because `requests` takes longer to import than a session takes to start.
     from hubstate.hubs.fetch import Source  # noqa: PLC0415 - loads requests

@@ -11,7 +11,7 @@ from scripted import Says, ScriptedHub
 from standin_mlflow import StandinMLflow
 
 import hubstate
-from hubstate.errors import HubRefused, HubUnreachable
+from hubstate.errors import HubRefused, HubUnreachable, SessionNotFound
 from hubstate.hubs.held import held
 from hubstate.proof.holdings import Comparison, compare
 from hubstate.states import State
@@ -150,3 +150,10 @@ def test_the_tag_of_a_file_is_what_was_sent(hub: ScriptedHub, mlflow: StandinMLf
     told = json.loads(run["tags"]["hubstate.checkpoint.final"])
     (final,) = (file for file in holds.files if file.kind == "final")
     assert final.sha256 == final.sent == told["sha256"]
+
+
+def test_a_session_of_another_machine_is_not_brought_from_there(hub: ScriptedHub) -> None:
+    """Who asks for a session by an id that is unknown here learns that an MLflow server hands none over."""
+    with pytest.raises(SessionNotFound, match="MLflow server hands none over"):
+        hubstate.start("other", hub=f"mlflow+{hub.url}", resume="01M8B0FAD3C9TATAKWTAXAN6F2")
+    assert hub.requests == []
