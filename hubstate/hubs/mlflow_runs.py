@@ -33,6 +33,8 @@ _PAGE, _PAGES = 1_000, 100
 _LONGEST_PAGE = 64_000_000
 #: The experiment of whoever names none, as MLflow has it.
 _DEFAULT = "Default"
+#: By which MLflow's pages show the runs of an experiment as trainings, and not as something that a language model said.
+_KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
 
 
 class _Pair(msgspec.Struct, frozen=True):
@@ -224,7 +226,7 @@ class Runs:
                     f"{self._host} has no experiment {self._wanted.experiment_id} (MLFLOW_EXPERIMENT_ID)", 404
                 )
             name = self._name(project)
-            made = self._calls.post("experiments/create", {"name": name})
+            made = self._calls.post("experiments/create", {"name": name, "tags": [_KIND]})
             if isinstance(made, Denied) and made.code != "RESOURCE_ALREADY_EXISTS":
                 return made
             if isinstance(made, Delayed):

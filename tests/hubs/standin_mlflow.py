@@ -110,7 +110,9 @@ class StandinMLflow:
     def _experiments_create(self, body: dict[str, Any]) -> dict[str, Any]:
         if any(experiment["name"] == body["name"] for experiment in self.experiments.values()):
             raise _Refused(400, "RESOURCE_ALREADY_EXISTS", "it exists")
-        return {"experiment_id": self._make_experiment(body["name"])}
+        key = self._make_experiment(body["name"])
+        self.experiments[key]["tags"] = body["tags"]
+        return {"experiment_id": key}
 
     # -- runs --------------------------------------------------------------------------------------------
 

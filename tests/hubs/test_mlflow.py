@@ -314,6 +314,13 @@ def test_the_experiment_is_the_projects_or_what_mlflows_variables_say(
     assert mlflow.experiments[run["info"]["experiment_id"]]["name"] == name
 
 
+def test_an_experiment_is_made_as_one_of_trainings(mlflow: StandinMLflow, client: MLflowHub) -> None:
+    """MLflow's pages show a new experiment's runs as trainings, and not among the evaluations of language models."""
+    opened(client, project="digits")
+    (tag,) = mlflow.experiments["1"]["tags"]
+    assert tag == {"key": "mlflow.experimentKind", "value": "custom_model_development"}
+
+
 def test_a_run_is_found_in_whatever_experiment_it_is(
     mlflow: StandinMLflow, hub: ScriptedHub, connect: Callable[..., MLflowHub]
 ) -> None:
