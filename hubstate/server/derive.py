@@ -30,7 +30,7 @@ from hubstate.events import (
 )
 from hubstate.states import TERMINAL_STATES, Outcome, State
 
-__all__ = ["Standing", "after", "announced", "ended", "opened", "picture", "row_came"]
+__all__ = ["Standing", "after", "announced", "ended", "in_one_line", "opened", "row_came"]
 
 
 class Standing(NamedTuple):
@@ -135,7 +135,7 @@ def ended(at: float, state: State, outcome: Outcome, reason: str) -> tuple[Event
 # -- in words --------------------------------------------------------------------------------------------
 
 
-def picture(
+def in_one_line(
     standing: Standing, *, delivered: int, total: int | None, waiting: int | None, gaps: int, silent: str
 ) -> str:
     """The session in one line: what became of it, and how much of it is here.

@@ -178,7 +178,7 @@ def _told(connection: Connection, session: RowMapping, now: float, delivered: in
     missing = 0 if session["own"] else _missing(connection, session["id"])
     silent = is_live(session) and not in_contact(session, now)
     since = dt.datetime.fromtimestamp(session["last_contact"], dt.UTC)
-    picture = derive.picture(
+    summary = derive.in_one_line(
         derive.Standing(State(session["state"]), Outcome(session["outcome"]), session["reason"]),
         delivered=rows_room.count(connection, session["id"]) if delivered is None else delivered,
         total=session["rows_told"],
@@ -186,7 +186,7 @@ def _told(connection: Connection, session: RowMapping, now: float, delivered: in
         gaps=missing,
         silent=f"{since:%Y-%m-%d %H:%M:%S} UTC" if silent else "",
     )
-    return {"client": client, "can_stop": client != "hub_v1", "missing": missing, "picture": picture}
+    return {"client": client, "can_stop": client != "hub_v1", "missing": missing, "summary": summary}
 
 
 def _missing(connection: Connection, model: str) -> int:

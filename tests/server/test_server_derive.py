@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hubstate import machine
 from hubstate.events import Abort, Event, GiveUp, PretrainRoutineEnd, TrainEnd, TrainStart
-from hubstate.server.derive import Standing, after, announced, ended, opened, picture, row_came
+from hubstate.server.derive import Standing, after, announced, ended, in_one_line, opened, row_came
 from hubstate.states import TERMINAL_STATES, Outcome, State
 
 AT = 1_800_000_000.0
@@ -155,6 +155,7 @@ def test_one_line_tells_what_became_of_it(
     """The line tells the end with its reason, what is here of what there is, what still waits, gaps, and silence."""
     delivered, total, waiting, gaps = numbers
     assert (
-        picture(standing, delivered=delivered, total=total, waiting=waiting, gaps=gaps, silent=silent) == line
+        in_one_line(standing, delivered=delivered, total=total, waiting=waiting, gaps=gaps, silent=silent)
+        == line
     )
     assert (standing.state in TERMINAL_STATES) is standing.over

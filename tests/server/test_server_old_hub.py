@@ -201,17 +201,17 @@ def test_one_line_tells_of_each_client(client: Client) -> None:
     client.open()
     client.rows([{"epoch": 0, "attempt": 1, "metrics": {"a": 1}}])
     client.beat(state="finalizing", outcome="finished", epoch=2, waiting=3)
-    assert client.model()["picture"] == "finished, 3 rows still waiting on the trainer's side, 1 row here"
+    assert client.model()["summary"] == "finished, 3 rows still waiting on the trainer's side, 1 row here"
     client.end(rows=4)
     mine = client.model()
-    assert (mine["client"], mine["can_stop"], mine["picture"]) == (
+    assert (mine["client"], mine["can_stop"], mine["summary"]) == (
         "hubstate",
         True,
         "finished, delivered 1 of 4",
     )
     model = client.foreign()
     theirs = client.model(model)
-    assert (theirs["client"], theirs["can_stop"], theirs["picture"]) == (
+    assert (theirs["client"], theirs["can_stop"], theirs["summary"]) == (
         "hub_v1",
         False,
         "not begun yet, 0 rows here",

@@ -30,6 +30,10 @@ def rows(run: Callback, attempt: str = "") -> list[tuple[int, int, bool]]:
     return [(row["attempt"], row["epoch"], row["final"]) for row in run.client.metrics(run.model, attempt)]
 
 
+def page(run: Callback) -> str:
+    return run.client.get(f"/models/{run.model}", headers={"Accept": "text/html"}).text
+
+
 def stop(run: Callback) -> None:
     run.client.http.post(f"{run.client.url}/models/{run.model}/stop", timeout=30).raise_for_status()
 
@@ -194,7 +198,7 @@ def test_rows_after_the_end_are_kept(run: Callback) -> None:
     assert rows(run) == [(1, 0, False), (1, 1, False), (1, 2, False), (1, 3, True)]
     model = run.look()
     assert (model["state"], model["outcome"], model["epoch"]) == ("done", "finished", 2)
-    assert model["picture"] == "finished, 4 rows here"
+    assert model["summary"] == "finished, 4 rows here"
 
 
 def test_a_row_that_names_its_run_belongs_to_it(run: Callback) -> None:
@@ -209,10 +213,12 @@ def test_a_row_that_is_lost_shows_as_a_gap(run: Callback) -> None:
     run.epoch(0)
     run.epoch(3)
     model = run.look()
-    assert (model["missing"], model["picture"]) == (2, "running, 2 rows here, 2 epochs missing between them")
+    assert (model["missing"], model["summary"]) == (2, "running, 2 rows here, 2 epochs missing between them")
+    assert "Missing" in page(run)
     run.epoch(1)
     run.epoch(2)
-    assert (run.look()["missing"], run.look()["picture"]) == (0, "running, 4 rows here")
+    assert (run.look()["missing"], run.look()["summary"]) == (0, "running, 4 rows here")
+    assert "Missing" not in page(run)
 
 
 @pytest.mark.parametrize("epoch", [None, "1", -1, 1.5, True, 2**60])
@@ -269,7 +275,7 @@ def test_a_failure_is_told_with_its_reason(run: Callback) -> None:
         "failed",
         "CUDA out of memory (OOM)",
     )
-    assert model["picture"] == "aborted: CUDA out of memory (OOM), 1 row here"
+    assert model["summary"] == "aborted: CUDA out of memory (OOM), 1 row here"
     assert [entry["event"] for entry in run.said()][-2:] == ["training_failed", "training_complete"]
 
 
@@ -279,7 +285,7 @@ def test_silence_is_no_end(run: Callback, clock: VirtualClock) -> None:
     clock.advance(901)
     model = run.look()
     assert (model["state"], model["outcome"]) == ("training", "unknown")
-    assert model["picture"].startswith("running, no contact since ")
+    assert model["summary"].startswith("running, no contact since ")
     run.say("console_output", {"chunkId": 1, "content": "x", "lineCount": 1})
     assert run.look()["outcome"] == "running"
 
@@ -288,6 +294,7 @@ def test_a_wish_to_stop_is_told_until_the_end(run: Callback) -> None:
     """Pressed on the page, it is in the answer to every event until the training is over, and the outcome is `stopped`."""
     assert run.epoch(0).json()["cancelled"] is False
     assert run.look()["can_stop"] is True
+    assert "Stop this training" in page(run)
     stop(run)
     answers = [run.epoch(1), run.say("console_output", {"chunkId": 1}), run.say("training_progress")]
     assert [answer.json()["cancelled"] for answer in answers] == [True] * 3

@@ -50,7 +50,6 @@ def page_view(desk: Desk, connection: Connection, session: RowMapping) -> dict[s
     return {
         "session": data,
         "live": sessions.is_live(session),
-        "own": session["own"],
         "strip": strip(way),
         "way": way,
         "picture": desk.kept(("picture", model), repr(way), lambda: Markup(picture(way))),  # noqa: S704 -- of states alone

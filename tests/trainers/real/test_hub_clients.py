@@ -187,7 +187,7 @@ def test_a_training_of_the_old_hub_arrives(hub: Hub, old: str) -> None:
     assert hub.rows(model) == [(1, 0, False), (1, 1, False), (1, 2, False), (1, final, True)]
     weights = Path("runs/detect/train/weights")
     assert hub.files(model)["final"] == (weights / "best.pt").read_bytes()
-    assert (model["missing"], model["picture"]) == (0, "finished, 4 rows here")
+    assert (model["missing"], model["summary"]) == (0, "finished, 4 rows here")
     assert model["conditions"] == []
 
 
