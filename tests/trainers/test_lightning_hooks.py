@@ -164,7 +164,6 @@ def test_a_rehearsal_is_no_training(sessions):
 # -- what a session is opened with -----------------------------------------------------------------------
 
 
-@pytest.mark.promise("D26")
 def test_a_session_is_called_as_the_module_is_and_knows_its_parameters(sessions, events):
     """Saved hyper-parameters of module and data are the configuration, nested ones by joined names; unlogged ones are not."""
     it = trainer(
@@ -190,6 +189,7 @@ def test_a_session_is_called_as_the_module_is_and_knows_its_parameters(sessions,
     assert (opened.name, opened.epochs, "lr" in opened.config) == ("named", 7, False)
 
 
+@pytest.mark.promise("D26")
 def test_only_the_first_process_has_a_session(sessions):
     """In any other process the hooks open none, and a batch asks the others all the same."""
     asked = []

@@ -209,7 +209,6 @@ def test_a_resumed_training_continues_its_session(link, sessions):
     assert new.id != first.id
 
 
-@pytest.mark.promise("D29")
 @pytest.mark.parametrize(("resume", "attempt"), [(False, 1), (True, 2)])
 def test_the_user_decides_about_resuming(sessions, resume, attempt):
     """`resume=` beats what the trainer says."""
@@ -220,6 +219,7 @@ def test_the_user_decides_about_resuming(sessions, resume, attempt):
     assert sessions[1].receipt.attempt == attempt
 
 
+@pytest.mark.promise("D29")
 def test_an_illegal_event_is_a_value(link, sessions, hubstate_directory, capsys):
     """What has no place changes nothing, is in the journal, is told once, and the training goes on."""
     link.tell(TrainStart)

@@ -335,7 +335,6 @@ def fit(callback, epochs=range(2), meanwhile=lambda _epoch, _batch: None):
     callback.on_train_end(logs={"loss": 0.5})
 
 
-@pytest.mark.promise("P17")
 def test_keras_tells_name_epochs_and_settings(sessions, keras, hubstate_hub):
     """The session is called as the model, and knows the planned epochs and the optimizer."""
     fit(keras())
@@ -344,6 +343,7 @@ def test_keras_tells_name_epochs_and_settings(sessions, keras, hubstate_hub):
     assert opened.config == {"batches": 2, "name": "adam", "learning_rate": 0.1}
 
 
+@pytest.mark.promise("P17")
 def test_keras_stops_between_batches(sessions, keras, rows, hubstate_hub):
     """A wish to stop cuts the epoch; its row still comes."""
     fit(keras(), meanwhile=lambda _epoch, batch: batch or press_stop(sessions[0], hubstate_hub))
@@ -384,7 +384,6 @@ def booster(rounds=0):
     return SimpleNamespace(num_boosted_rounds=lambda: rounds)
 
 
-@pytest.mark.promise("P17")
 def boost(callback, rounds, had=0, meanwhile=lambda _epoch: None):
     """What XGBoost calls."""
     model, history = booster(had), {"val": {"auc": []}}
@@ -398,6 +397,7 @@ def boost(callback, rounds, had=0, meanwhile=lambda _epoch: None):
     callback.after_training(model=model)
 
 
+@pytest.mark.promise("P17")
 def test_xgboost_stops_before_the_next_round(sessions, rows, hubstate_hub):
     """A wish to stop ends the training before another round begins."""
     boost(XGBOOST.HubstateCallback(), 3, meanwhile=lambda _: press_stop(sessions[0], hubstate_hub))
@@ -412,7 +412,6 @@ def test_xgboost_counts_on_only_where_it_is_told_to(sessions, rows, resume, firs
     assert [epoch for epoch, _, _ in rows(sessions[0])] == [first, first + 1]
 
 
-@pytest.mark.promise("D26")
 def test_xgboost_tells_means_and_deviations(sessions, rows):
     """A cross-validation has pairs."""
     callback = XGBOOST.HubstateCallback()
@@ -421,6 +420,7 @@ def test_xgboost_tells_means_and_deviations(sessions, rows):
     assert rows(sessions[0]) == [(0, None, {"test/rmse": 0.5, "test/rmse-std": 0.1})]
 
 
+@pytest.mark.promise("D26")
 def test_xgboost_records_in_the_first_process_alone(sessions, monkeypatch):
     """The workers of a distributed training are asked for their rank."""
     monkeypatch.setattr(COLLECTIVE, "rank", 1)
@@ -431,7 +431,6 @@ def test_xgboost_records_in_the_first_process_alone(sessions, monkeypatch):
 # -- LightGBM --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.promise("P17")
 def environment(iteration, begin=0, end=3, results=(("valid_0", "auc", 0.5, True),)):
     return SimpleNamespace(
         params={"learning_rate": 0.1, "metric": ["auc"]},
@@ -442,6 +441,7 @@ def environment(iteration, begin=0, end=3, results=(("valid_0", "auc", 0.5, True
     )
 
 
+@pytest.mark.promise("P17")
 def test_lightgbm_stops_as_early_stopping_does(sessions, hubstate_hub):
     """A wish to stop is told by LightGBM's own exception, which carries the iteration and what it measured."""
     with LIGHTGBM.HubstateCallback() as callback:
@@ -503,7 +503,6 @@ def engines():
     return Engine(max_epochs=2), Engine()
 
 
-@pytest.mark.promise("P17")
 def run_until(trainer, epoch, iteration, *events):
     """Lets a trainer come so far and fire something."""
     trainer.state.epoch, trainer.state.iteration = epoch, iteration
@@ -511,6 +510,7 @@ def run_until(trainer, epoch, iteration, *events):
         trainer.fire(event)
 
 
+@pytest.mark.promise("P17")
 def test_ignite_terminates_before_the_next_iteration(sessions, engines, hubstate_hub):
     """A wish to stop is told to the trainer between two iterations."""
     trainer, evaluator = engines
@@ -584,7 +584,6 @@ def test_ignite_steps_are_what_an_iteration_put_out(sessions, engines, rows, out
     assert rows(sessions[0]) == [(0, 2, metrics)]
 
 
-@pytest.mark.promise("D26")
 def test_ignite_with_a_loaded_state_continues_its_session(sessions, engines):
     """A state that has iterations behind it was loaded, or goes on."""
     trainer, _ = engines
@@ -597,6 +596,7 @@ def test_ignite_with_a_loaded_state_continues_its_session(sessions, engines):
     assert sessions[1].receipt.attempt == 2
 
 
+@pytest.mark.promise("D26")
 def test_ignite_records_in_the_first_process_alone(sessions, engines, monkeypatch):
     """The processes of a distributed training are asked for their rank."""
     trainer, _ = engines

@@ -186,7 +186,6 @@ def test_a_search_for_hyper_parameters_has_folders_of_its_own(training, sessions
     assert [Path(e.path).parent.name for e in events(sessions[0], ModelSave)] == ["run-1"]
 
 
-@pytest.mark.promise("D26")
 def test_what_other_code_writes_is_found_between_the_epochs(sessions, events, tmp_path):
     """With `saves=` a file that the trainer did not write is a checkpoint of its epoch, judged as `fitness=` says."""
     callback = TRANSFORMERS.HubstateCallback("sums", saves=tmp_path / "*.bin", fitness="-eval_loss")
@@ -202,6 +201,7 @@ def test_what_other_code_writes_is_found_between_the_epochs(sessions, events, tm
     assert saves == [("0.bin", 0, -1.0), ("1.bin", 1, 0.0)]
 
 
+@pytest.mark.promise("D26")
 def test_only_the_first_process_tells_of_a_folder(training, sessions, capsys, tmp_path):
     """Every process has its hooks called, and one has a session; of the others nothing is heard."""
     training("on_train_begin", is_world_process_zero=False)

@@ -192,7 +192,6 @@ def test_what_is_told_of_the_arguments_is_plain(tmp_path: Path) -> None:
 
 # -- the way of a training -------------------------------------------------------------------------------------
 @pytest.mark.promise("P17")
-@pytest.mark.promise("P17")
 def test_a_wish_to_stop_is_heeded_between_batches(tmp_path: Path) -> None:
     """The trainer is told behind the next batch, what it measured and saved is kept, and the outcome is `stopped`."""
     link, trainer = started(tmp_path)
@@ -204,6 +203,7 @@ def test_a_wish_to_stop_is_heeded_between_batches(tmp_path: Path) -> None:
     assert [s.event.epoch for s in steps(only(tmp_path)) if isinstance(s.event, FitEpochEnd)] == [0]
 
 
+@pytest.mark.promise("P17")
 def test_several_processes_stop_together(tmp_path: Path, ultralytics: Callable[..., None]) -> None:
     """With several processes the trainer is told at the end of an epoch only, where it tells the others."""
     ultralytics(rank=0)
@@ -216,7 +216,6 @@ def test_several_processes_stop_together(tmp_path: Path, ultralytics: Callable[.
     assert trainer.stop
 
 
-@pytest.mark.promise("D26")
 def test_a_wish_that_cuts_nothing_stops_nothing(tmp_path: Path) -> None:
     """In the last batch of the last epoch there is nothing left to stop: the training is finished."""
     link, trainer = started(tmp_path, epochs=1)
@@ -230,6 +229,7 @@ def test_a_wish_that_cuts_nothing_stops_nothing(tmp_path: Path) -> None:
     assert end_of(tmp_path) == (State.FINALIZING, Outcome.FINISHED)
 
 
+@pytest.mark.promise("D26")
 def test_only_the_main_process_has_a_session(tmp_path: Path, ultralytics: Callable[..., None]) -> None:
     """In a process of another rank every hook runs, and nothing is opened."""
     ultralytics(rank=1)

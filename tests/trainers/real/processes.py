@@ -37,8 +37,13 @@ TALK = (
 )
 
 
+#: As PyTorch asks for: a process that leaves while its threads still talk may be aborted on its way out.
+_GOODBYE = "\nimport torch.distributed\ntorch.distributed.destroy_process_group()\n"
+
+
 def in_two(code: str, launcher: tuple[str, ...] = TORCHRUN) -> subprocess.CompletedProcess[str]:
     """The script in two processes, by what starts them, when all have ended."""
+    code += _GOODBYE
     port = refused_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")

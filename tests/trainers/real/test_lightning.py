@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from children import only_session, told
 from guides import at_hub, broken, example, guide_hub, holds_all, holds_what_was, ran
-from processes import TALK, in_two
+from processes import ITSELF, TALK, TORCHRUN, in_two
 
 from hubstate.events import PretrainRoutineStart
 from hubstate.journal import Step, read, recover
@@ -229,15 +229,16 @@ def test_two_trainings_of_one_trainer_are_two_sessions(hub: str) -> None:
 # -- in two processes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.promise("D26")
 def for_two(code: str) -> str:
     """The example for two processes."""
     return broken(code, ("max_epochs=3", 'max_epochs=3, accelerator="cpu", devices=2, strategy="ddp"'))
 
 
-def test_two_processes_have_one_session(hub: str) -> None:
-    """Of a training by `torchrun` there is one session with each row once; both processes talk on loopback alone."""
-    process = in_two(for_two(with_other(TALK)))
+@pytest.mark.promise("D26")
+@pytest.mark.parametrize("launcher", [TORCHRUN, ITSELF], ids=["torchrun", "Lightning itself"])
+def test_two_processes_have_one_session(hub: str, launcher: tuple[str, ...]) -> None:
+    """Of a training in two processes there is one session with each row once; they talk on loopback alone."""
+    process = in_two(for_two(with_other(TALK)), launcher)
     assert process.returncode == 0, process.stderr
     holds_all(hub, epochs=3, names=NAMES, final=newest_best())
     assert configuration()["world_size"] == 2

@@ -247,7 +247,6 @@ def test_a_wish_at_the_hub_stops_after_the_batch(hub: str) -> None:
     assert held.files["final"] == Path("runs/detect/train/weights/best.pt").read_bytes()
 
 
-@pytest.mark.promise("D26")
 def test_one_model_trains_twice(hub: str, release: str) -> None:
     """Each training is a session; the older release cannot train a model twice, and the second session tells why."""
     code = unpainted()
@@ -263,6 +262,7 @@ def test_one_model_trains_twice(hub: str, release: str) -> None:
         assert (second.receipt.state, second.receipt.reason) == (State.ABORTED, "KeyError: 'model'")
 
 
+@pytest.mark.promise("D26")
 def test_two_processes_are_one_session(hub: str) -> None:
     """Under torchrun with two processes the first one alone has a session, and no row is there twice."""
     with as_a_user():
