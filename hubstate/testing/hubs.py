@@ -30,6 +30,7 @@ from hubstate.actions import (  # noqa: E402
     SendCheckpoint,
     SendRows,
 )
+from hubstate.archive import sha256_of  # noqa: E402
 from hubstate.hubs.base import Accepted, Capabilities, Hub, Parcel  # noqa: E402
 from hubstate.states import CheckpointKind, Outcome, State  # noqa: E402
 
@@ -151,6 +152,25 @@ class HubTests:
             assert isinstance(reply, Accepted), reply
             if hub.capabilities.own_digest and not reply.not_taken:
                 assert reply.sha256 == parcel.sha256
+
+    def test_a_folder_arrives_or_is_said_not_to(self, hub: Hub, model: str | None, tmp_path: Path) -> None:
+        """A checkpoint that is a folder is acknowledged, or settled as not taken where the hub declares that it cannot."""
+        folder = tmp_path / "weights"
+        folder.mkdir()
+        (folder / "a.bin").write_bytes(b"a" * 1000)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        action = SendCheckpoint(
+            _key("checkpoint/last/folder"),
+            1,
+            kind=CheckpointKind.LAST,
+            epoch=1,
+            snapshot=folder.name,
+            size=size,
+        )
+        reply = hub.deliver(_parcel(action, model, file=folder, sha256=sha256_of(folder)))
+        assert isinstance(reply, Accepted), reply
+        can = hub.capabilities
+        assert bool(reply.not_taken) is not (can.files and can.folders)
 
     def test_a_sign_of_life_is_taken(self, hub: Hub, model: str | None) -> None:
         """A heartbeat is acknowledged, as often as it comes."""
