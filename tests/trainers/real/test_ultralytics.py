@@ -126,9 +126,10 @@ def with_other(action: str, hook: str = "on_train_batch_end") -> str:
 
 @contextmanager
 def as_a_user() -> Iterator[None]:
-    """Where Ultralytics sees pytest, it saves to another place and leaves its callbacks out."""
+    """Where Ultralytics sees pytest or a CI, it saves to another place and leaves its callbacks out."""
+    hidden = ("PYTEST_", "GITHUB_", "RUNNER_")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        for name in [name for name in os.environ if name.startswith(hidden)]:
             patch.delenv(name)
         yield
 
