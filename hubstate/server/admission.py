@@ -16,7 +16,7 @@ from hubstate.server import keys, signing
 from hubstate.server.answers import Problem
 from hubstate.server.store import Store
 
-__all__ = ["COOKIE", "Visit", "admit", "admit_page", "check_same_site", "is_loopback"]
+__all__ = ["COOKIE", "Visit", "admit", "admit_page", "admit_watcher", "check_same_site", "is_loopback"]
 
 COOKIE = "hubstate_page"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -66,6 +66,24 @@ def admit_page(store: Store, visit: Visit, now: float) -> str | None:
         return keys.DEFAULT_OWNER
     key_id = signing.cookie_key(store.secret, visit.cookie, now)
     return None if key_id is None else known.owner_of(key_id)
+
+
+def admit_watcher(store: Store, visit: Visit, public_url: str | None, now: float) -> None:
+    """Lets in who asks for the hub's numbers: with a key, or a login, or from this machine with nothing between.
+
+    A proxy on this machine comes from a loopback address as well. It is known by the public address, the name that was
+    asked for, or the headers that it adds. Raises `Problem` 401 or 403.
+    """
+    between = public_url is not None or any(
+        name in visit.headers
+        for name in ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+    )
+    name = _host_name(visit.headers.get("host", ""))
+    if not between and all(map(is_loopback, (visit.peer, visit.bound, name))):
+        check_same_site(visit, None)
+        return
+    if admit_page(store, visit, now) is None:
+        admit(store, visit)
 
 
 def check_same_site(visit: Visit, public_url: str | None) -> None:

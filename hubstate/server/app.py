@@ -30,6 +30,7 @@ from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, re
 from hubstate.server.store import Store
 from hubstate.server.unoffered import add_unoffered
 from hubstate.server.uploads import Received, Receiver, digest_of_header
+from hubstate.server.watching import add_watching
 
 __all__ = ["build"]
 
@@ -51,6 +52,7 @@ def build(wiring: Wiring) -> FastAPI:
     _add_files(app, wiring)
     add_platform(app, wiring)
     add_unoffered(app, wiring)
+    add_watching(app, wiring)
     app.state.pages = add_pages(app, wiring)
     _add_refusals(app, wiring)
     app.add_middleware(Rates, limit=wiring.store.terms.rate_limit, wall=wiring.wall)
