@@ -22,7 +22,7 @@ import secrets
 import sqlite3
 import threading
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -366,7 +366,7 @@ class Curves:
         column, stretches = self._column(session, curve)
         x = array("d", column.positions) if folds else column.x
         begin = max(0, bisect_left(x, low) - 1)
-        end = min(len(x), bisect_left(x, high) + 2)
+        end = min(len(x), bisect_right(x, high) + 1)
         attempts = _attempts(stretches, column.positions, x)
         if end - begin <= 2 * parts:
             y: list[float | None] = [None if math.isnan(value) else value for value in column.y[begin:end]]

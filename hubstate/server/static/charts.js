@@ -260,6 +260,8 @@ export class Chart {
     }
     const [low, high] = this.range ?? (data[0].length ? this.extent() : [0, 1]);
     this.drawn.setScale("x", low < high ? { min: low, max: high } : { min: low - 0.5, max: low + 0.5 });
+    const { lines } = this.close_ ?? this.whole;
+    this.figure.dataset.points = lines.reduce((sum, line) => sum + line.x.length, 0);
     if (!this.figure.dataset.drawn) {
       this.figure.dataset.drawn = "yes";
       performance.mark("chart-drawn", { detail: this.figure.dataset.name });
