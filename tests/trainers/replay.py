@@ -7,6 +7,11 @@ with its journal on disk, under a clock that goes as the recorded one went, and 
 
 How the call to the trainer ended is told as the caller hears it: it returns, it raises what was recorded, or the process
 is killed, in a process of its own. What is told of a replay was read from the journals afterwards.
+
+Each training of a recording is a session of its own, and a training is also a call that failed before its first hook: of
+`ultralytics-8.4.114-twice` the first one is done, and the second one, which raised before it said a word, is aborted with
+that error. State, outcome and reason are those of the last session, to which the recorded end belongs; rows and
+checkpoints are those of all of them, in their order.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from replay import TRACES, Recording, Replayed, replay
 
+from hubstate.index import sessions_in
+from hubstate.journal import recover
+
 RECORDINGS = sorted(TRACES.glob("*.jsonl"))
 ROOT = Path(__file__).parents[2]
 #: Calls to a trainer that train nothing.
@@ -72,6 +75,15 @@ def test_a_checkpoint_of_a_replay_is_kept_for_a_reason(played: tuple[Recording, 
     saved = {(kept["kind"], kept["epoch"]) for kept in found.checkpoints}
     assert len(saved) == len(found.checkpoints)
     assert recording.header["scenario"] not in NO_TRAINING or not kinds
+
+
+def test_a_second_training_that_fails_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """Of two trainings with one model the first is done with all its rows, and the end, an error, belongs to the second."""
+    found = replay(TRACES / "ultralytics-8.4.114-twice.jsonl", tmp_path)
+    memories = [recover(folder).memory for folder in sessions_in(tmp_path / "sessions")]
+    assert [(memory.state.value, memory.rows) for memory in memories] == [("done", 2), ("aborted", 0)]
+    assert (found.state, found.reason, found.sessions) == ("aborted", "KeyError: 'model'", 2)
+    assert [row["epoch"] for row in found.rows] == [0, 1]
 
 
 @pytest.mark.parametrize("path", [RECORDINGS[0], RECORDINGS[-1]], ids=lambda path: path.stem)
