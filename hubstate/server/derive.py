@@ -141,7 +141,7 @@ def in_one_line(
     """The session in one line: what became of it, and how much of it is here.
 
     `total`: how many rows its client says to have recorded; None where it says nothing, and then `gaps` is how many
-    epochs are missing between those that are here. `silent`: since when nothing was heard, in words, or empty.
+    epochs are known to be missing. `silent`: since when nothing was heard, in words, or empty.
     """
     words = [_what_became(standing, silent)]
     if standing.state not in TERMINAL_STATES and waiting:
@@ -151,7 +151,7 @@ def in_one_line(
     else:
         words.append(f"{_rows(delivered)} here")
         if gaps:
-            words.append(f"{gaps} epoch{'s' if gaps > 1 else ''} missing between them")
+            words.append(f"{gaps} epoch{'s' if gaps > 1 else ''} missing")
     return ", ".join(words)
 
 

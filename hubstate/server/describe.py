@@ -12,7 +12,7 @@ from hubstate.server import derive
 from hubstate.server import rows as rows_room
 from hubstate.server.checkpoints import damage_of, ending_of, stored
 from hubstate.server.retention import kept_until
-from hubstate.server.schema import attempts, problems, rows, usage
+from hubstate.server.schema import attempts, checkpoints, problems, rows, usage
 from hubstate.server.sessions import in_contact, is_live, outcome_of, still_since
 from hubstate.server.signing import file_address
 from hubstate.server.store import Store
@@ -175,7 +175,7 @@ def _told(connection: Connection, session: RowMapping, now: float, delivered: in
     """Who sends it, whether that client hears of a wish to stop, and the session in one line."""
     client = "hubstate" if session["own"] else session["client"] or "hub_v1"
     # A client that tells how many rows there are is believed; of another one only gaps can tell that some are missing.
-    missing = 0 if session["own"] else _missing(connection, session["id"])
+    missing = 0 if session["own"] else _missing(connection, session)
     silent = is_live(session) and not in_contact(session, now)
     since = dt.datetime.fromtimestamp(session["last_contact"], dt.UTC)
     summary = derive.in_one_line(
@@ -189,13 +189,19 @@ def _told(connection: Connection, session: RowMapping, now: float, delivered: in
     return {"client": client, "can_stop": client != "hub_v1", "missing": missing, "summary": summary}
 
 
-def _missing(connection: Connection, model: str) -> int:
-    """How many epochs are not here although a later one is."""
-    query = select(func.count(func.distinct(rows.c.epoch)), func.max(rows.c.epoch)).where(
-        rows.c.session == model, rows.c.step.is_(None), rows.c.final.is_(False)
+def _missing(connection: Connection, session: RowMapping) -> int:
+    """How many epochs are not here, up to the last one that a row or a file names."""
+    epoch = rows.c.epoch
+    query = select(func.count(func.distinct(epoch)), func.min(epoch), func.max(epoch)).where(
+        rows.c.session == session["id"], rows.c.step.is_(None), rows.c.final.is_(False)
     )
-    here, last = connection.execute(query).one()
-    return 0 if last is None else int(last) + 1 - int(here)
+    here, first, last = connection.execute(query).one()
+    named = select(func.max(checkpoints.c.epoch)).where(checkpoints.c.session == session["id"])
+    saved = connection.execute(named).scalar_one()
+    # The Platform callback counts from 0; who speaks HUB v1 may count from 1.
+    begin = first if first is not None and session["client"] is None else 0
+    end = max(-1 if last is None else int(last), -1 if saved is None else int(saved)) + 1
+    return max(0, end - begin - int(here))
 
 
 def _attempt(row: RowMapping, session: RowMapping, now: float) -> dict[str, Any]:

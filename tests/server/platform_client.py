@@ -20,7 +20,7 @@ STARTED = {
     "device": "cpu",
     "environment": {
         "ultralyticsVersion": "8.4.190", "hostname": "secret-host", "os": "Linux", "environment": "Docker",
-        "pythonVersion": "3.11.7", "pythonExecutable": "/home/secret/python", "cpuCount": 2, "cpu": "x",
+        "pythonVersion": "3.11.7", "pythonExecutable": "secret/bin/python", "cpuCount": 2, "cpu": "x",
         "command": "train.py --secret", "totalRamGb": 8.0, "totalDiskGb": 9.5, "gitRepository": "git@secret",
         "gitBranch": "main", "gitCommit": "0123456789ab", "gitCommitMessage": "a secret",
     },

@@ -142,7 +142,7 @@ def test_what_is_said_for_a_client_stands_in_the_table() -> None:
         (OPENED, (0, None, None, 0), "", "not begun yet, 0 rows here"),
         (TRAINING, (1, None, None, 0), "", "running, 1 row here"),
         (TRAINING, (9, None, 0, 0), "12:00", "running, no contact since 12:00, 9 rows here"),
-        (TRAINING, (7, None, None, 2), "", "running, 7 rows here, 2 epochs missing between them"),
+        (TRAINING, (7, None, None, 2), "", "running, 7 rows here, 2 epochs missing"),
         (FINALIZING, (12, None, 3, 0), "", "finished, 3 rows still waiting on the trainer's side, 12 rows here"),
         (DONE, (15, 15, 0, 0), "", "finished, delivered 15 of 15"),
         (FAILED, (12, 15, 3, 0), "", "aborted: RuntimeError: boom, delivered 12 of 15"),

@@ -193,7 +193,22 @@ def test_other_clients_name_their_epochs_as_they_like(client: Client) -> None:
     metrics = {str(n): json.dumps({"loss": 1.0}) for n in (1, 5, 6)}
     client.post(f"/v1/models/{model}", {"metrics": metrics, "type": "metrics"})
     assert told(client, model) == [(1, False), (5, False), (6, False)]
-    assert client.model(model)["missing"] == 4
+    assert client.model(model)["missing"] == 3, "whoever begins with 1 misses no 0"
+
+
+def test_the_tail_that_an_old_client_forgets_is_missing(client: Client) -> None:
+    """Its final file names the last epoch: rows that waited when the client ended, and never came, are known to be missing."""
+    model = client.foreign()
+    upload(client, model, 0, 1, 2)
+    client.foreign_upload(model, b"final", epoch=4, type="final", map=0.5)
+    told = client.model(model)
+    assert (told["state"], told["missing"], told["summary"]) == (
+        "done",
+        2,
+        "finished, 3 rows here, 2 epochs missing",
+    )
+    upload(client, model, 3, 4)
+    assert client.model(model)["summary"] == "finished, 5 rows here"
 
 
 def test_one_line_tells_of_each_client(client: Client) -> None:

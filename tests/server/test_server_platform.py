@@ -213,7 +213,7 @@ def test_a_row_that_is_lost_shows_as_a_gap(run: Callback) -> None:
     run.epoch(0)
     run.epoch(3)
     model = run.look()
-    assert (model["missing"], model["summary"]) == (2, "running, 2 rows here, 2 epochs missing between them")
+    assert (model["missing"], model["summary"]) == (2, "running, 2 rows here, 2 epochs missing")
     assert "Missing" in page(run)
     run.epoch(1)
     run.epoch(2)
