@@ -233,14 +233,17 @@ def parameters(config: Mapping[str, Any], attempt: int, known: Mapping[str, str]
     told: dict[str, str] = {}
     names: dict[str, str] = {}
     left_out: list[str] = []
-    for name, value in _flat(config, ""):
+    for number, (name, value) in enumerate(_flat(config, "")):
         said = _spelled(value)
         latest = _latest(name, attempt, known)
+        later = _later(name, attempt)
+        wanted = name if latest is None else later
+        # The names of what the run has already are told again: the word that told them may have been lost.
+        names |= {key: each for each in (name, later) if (key := taken(each)) != each and key in known}
         if latest == said:
             continue
-        wanted = name if latest is None else _later(name, attempt)
         key = taken(wanted)
-        if len(told) >= MOST_PARAMETERS or key in told or key in known:
+        if number >= MOST_PARAMETERS or key in told or key in known:
             left_out.append(wanted)  # `{"a.b": 1, "a": {"b": 2}}` names one thing twice
             continue
         told[key] = said

@@ -16,13 +16,15 @@ from parcels import SESSION, checkpoint, close, end, every, heartbeat, keep, ope
 from scripted import Request, Says, ScriptedHub
 from standin_mlflow import StandinMLflow
 
+from hubstate.actions import CloseSession, EndSession
 from hubstate.errors import UsageError
 from hubstate.hubs import open_hub
 from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, Parcel
 from hubstate.hubs.mlflow import MLflowHub
 from hubstate.hubs.mlflow_bodies import MOST_TAGS
+from hubstate.hubs.mlflow_files import place_of
 from hubstate.settings import MLflow
-from hubstate.states import CheckpointKind
+from hubstate.states import CheckpointKind, Outcome
 from hubstate.testing import HubTests
 
 NOW = 1_800_000_000.0
@@ -415,7 +417,8 @@ def test_many_parameters_leave_in_several_requests(
     mlflow: StandinMLflow, hub: ScriptedHub, client: MLflowHub
 ) -> None:
     """A configuration of any size opens the session; what has no room is named in a tag."""
-    opened(client, config={f"p{number}": number for number in range(2_003)})
+    for _ in range(2):
+        opened(client, config={f"p{number}": number for number in range(2_003)})
     (run,) = mlflow.living()
     assert len([name for name in run["params"] if name.startswith("p")]) == 2_000
     assert run["tags"]["hubstate.config.left_out"] == "p2000, p2001, p2002"
@@ -833,3 +836,110 @@ def test_no_answer_makes_a_method_raise(
     assert isinstance(client.deliver(opening("abc")), Delayed | Declined)
     assert isinstance(client.deliver(checkpoint(file, model="abc")), Delayed | Declined)
     assert isinstance(client.deliver(close("abc")), Delayed | Declined)
+
+
+# -- trouble anywhere --------------------------------------------------------------------------------------
+
+
+def deliver_all(client: MLflowHub, file: Path) -> int:
+    """A whole session, each parcel until it is taken; how many tries were in vain."""
+    vain, model = 0, None
+    config = {"lr": 0.1, "x(y)": 1, **{f"p{number}": number for number in range(120)}}
+    rate = {"m(B)": 0.5}
+    for parcel in [
+        opening(config=config, project="digits", mark="m", tags=("fast",)),
+        rows(row(1, 0, **rate), row(2, 0, step=1, loss=0.25)),
+        checkpoint(file),
+        heartbeat(),
+        close(),
+    ]:
+        for _ in range(3):
+            reply = client.deliver(
+                Parcel(parcel.key, parcel.action, SESSION, model, parcel.rows, parcel.file, parcel.sha256)
+            )
+            model = model or reply.news.model
+            if isinstance(reply, Accepted):
+                break
+            assert isinstance(reply, Delayed), reply
+            vain += 1
+        else:
+            raise AssertionError(f"never taken: {reply}")
+    return vain
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize("number", range(25))
+def test_trouble_at_any_request_changes_nothing_in_the_end(
+    mlflow: StandinMLflow,
+    serve: Callable[..., ScriptedHub],
+    connect: Callable[..., MLflowHub],
+    file: Path,
+    number: int,
+    arrives: bool,
+) -> None:
+    """Whichever request of a whole session fails, done or not done, the server holds the same in the end as without."""
+    seen: list[str] = []
+
+    def failing(request: Request) -> Says:
+        seen.append(request.path)
+        if len(seen) != number + 1:
+            return mlflow(request)
+        if arrives:
+            mlflow(request)
+        return Says(500, {"error_code": "INTERNAL_ERROR", "message": "the database is gone"})
+
+    vain = deliver_all(connect(serve(failing).url), file)
+    assert vain <= 1
+    assert len(seen) > number, "there are fewer requests: the range is too long"
+    well = StandinMLflow()
+    deliver_all(connect(serve(well).url), file)
+    (run,), (other,) = mlflow.living(), well.living()
+    for what in ("metrics", "params", "tags"):
+        assert told_of(run[what]) == told_of(other[what])
+    assert run["info"]["status"] == other["info"]["status"] == "FINISHED"
+    assert [content for _, content in sorted(mlflow.files.items())] == [file.read_bytes()]
+
+
+def told_of(what: Any) -> str:
+    return repr(sorted(what.items() if isinstance(what, dict) else what, key=repr))
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        (CloseSession("k", 1, outcome=Outcome.FINISHED, rows=0), "FINISHED"),
+        (CloseSession("k", 1, outcome=Outcome.STOPPED, rows=0), "FINISHED"),
+        (EndSession("k", 1, outcome=Outcome.STOPPED, reason="", rows=0), "KILLED"),
+        (EndSession("k", 1, outcome=Outcome.FAILED, reason="", rows=0), "FAILED"),
+        (EndSession("k", 1, outcome=Outcome.INTERRUPTED, reason="", rows=0), "KILLED"),
+        (EndSession("k", 1, outcome=Outcome.UNKNOWN, reason="", rows=0), "KILLED"),
+    ],
+)
+def test_each_end_has_its_status(
+    mlflow: StandinMLflow, client: MLflowHub, model: str, action: CloseSession | EndSession, status: str
+) -> None:
+    """What became of a training is told by the status that MLflow has for it, and exactly by a tag."""
+    assert isinstance(client.deliver(Parcel("k", action, SESSION, model)), Accepted)
+    assert mlflow.runs[model]["info"]["status"] == status
+    assert mlflow.tags()["hubstate.outcome"] == action.outcome.value
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("mlflow-artifacts:/0/abc/artifacts", "0/abc/artifacts"),
+        ("mlflow-artifacts://h:5000/0/abc/artifacts/", "0/abc/artifacts"),
+        ("mlflow-artifacts://other:5000/0/abc", None),
+        ("http://h:5000/x/api/2.0/mlflow-artifacts/artifacts/0/abc", "0/abc"),
+        ("http://other/x/api/2.0/mlflow-artifacts/artifacts/0/abc", None),
+        ("http://h:5000/elsewhere/0/abc", None),
+        ("mlflow-artifacts:/0/../../abc", None),
+        ("mlflow-artifacts:", None),
+        ("mlflow-artifacts://[::1", None),
+        ("s3://bucket/0/abc", None),
+        ("", None),
+    ],
+)
+def test_where_a_runs_files_lie(uri: str, place: str | None) -> None:
+    """A run's files go through the server if their place says so, and nowhere else whatever it says."""
+    assert place_of(uri, "http://h:5000/x") == place
