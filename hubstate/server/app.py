@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,6 +24,7 @@ from hubstate.server import calls, models, signing, tus
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.checkpoints import ending_of
 from hubstate.server.mirror import Looking
+from hubstate.server.openapi import describe_calls
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
 from hubstate.server.platform.routes import add_platform
 from hubstate.server.rates import Rates
@@ -55,6 +57,7 @@ def build(wiring: Wiring) -> FastAPI:
     add_watching(app, wiring)
     app.state.pages = add_pages(app, wiring)
     _add_refusals(app, wiring)
+    app.openapi = describe_calls(app)  # type: ignore[method-assign]
     app.add_middleware(Rates, limit=wiring.store.terms.rate_limit, wall=wiring.wall)
     app.add_middleware(_OneSlash)
     if wiring.store.read_only:
@@ -245,6 +248,11 @@ def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
         short = {404: "no_such_call", 405: "method_not_allowed"}.get(error.status_code, "invalid")
         message = f"{request.method} {request.url.path[:200]}: this hub has no such call"
         return refuse(request, Problem(error.status_code, short, message))
+
+    @app.exception_handler(RequestValidationError)
+    async def misshapen(request: Request, error: RequestValidationError) -> Response:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])[:200]
+        return refuse(request, Problem(422, "invalid", f"{where}: {error.errors()[0]['msg']}"))
 
     @app.exception_handler(OSError)
     async def disk(request: Request, error: OSError) -> Response:

@@ -26,6 +26,7 @@ from hubstate.server.store import Store
 #: What answers without a key, and why it may.
 PUBLIC = {
     "GET /openapi.json": "it describes the calls, which everybody can read in the documents",
+    "GET /docs": "the same, for people",
     "GET /healthz": "it tells only that the hub is well",
     "GET /login": "where a key is asked for",
     "POST /login": "where a key is given",

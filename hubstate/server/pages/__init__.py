@@ -12,6 +12,7 @@ what is new (see `live`).
     compare   several sessions in the same charts
     keyring   the API keys of whoever looks
     machine   the picture of the machine with the way of a session
+    reference the calls, for who writes programs
     live      the streams of events
     assets    style sheets and scripts
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from hubstate.server.pages import assets, compare, entry, keyring, listing, live, session
+from hubstate.server.pages import assets, compare, entry, keyring, listing, live, reference, session
 from hubstate.server.pages.desk import Desk, page_of_problem, wants_page
 from hubstate.server.shells import Wiring
 
@@ -31,6 +32,6 @@ def add_pages(app: FastAPI, wiring: Wiring) -> Desk:
     """Adds the pages to the application. The desk is to be closed when the application is not used any more."""
     desk = Desk(wiring)
     assets.add(app)
-    for room in (entry, listing, session, compare, keyring, live):
+    for room in (entry, listing, session, compare, keyring, live, reference):
         room.add(app, desk)
     return desk
