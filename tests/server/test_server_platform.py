@@ -453,6 +453,8 @@ def test_an_epoch_that_could_not_be_written_is_written_later(run: Callback, data
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"event": 1}', b'{"event": "epoch_end", "modelId": 7}'])
 def test_what_is_no_event_is_refused_in_json(client: Client, body: bytes) -> None:
     """A body of another shape is the caller's mistake, told as JSON."""
-    answer = client.http.post(f"{client.url}/api/webhooks/training/metrics", data=body, timeout=30)
+    browser = {"Accept": "text/html"}  # even to one
+    url = f"{client.url}/api/webhooks/training/metrics"
+    answer = client.http.post(url, data=body, headers=browser, timeout=30)
     assert answer.status_code in {400, 404}
     assert answer.json()["success"] is False

@@ -277,6 +277,8 @@ def test_an_address_holds_for_some_hours(run: Callback, clock: VirtualClock) -> 
         url.replace("until=1", "until=9"),
         url[:-1] + ("0" if url[-1] != "0" else "1"),
         url.partition("?")[0],
+        url.replace(f"/{run.model}/1/", f"/{run.model}/one/"),
+        url.replace(f"/{run.model}/1/", f"/{run.model}/01/"),
     ):
         answer = run.put({"uploadUrl": changed}, weights())
         assert (answer.status_code, answer.json()["error"]) == (403, "bad_signature")

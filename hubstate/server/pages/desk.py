@@ -123,7 +123,9 @@ class Desk:
 
 def wants_page(request: Request) -> bool:
     """Whether an answer goes to a person's browser."""
-    return not request.url.path.startswith("/v1") and "text/html" in request.headers.get("accept", "")
+    return not request.url.path.startswith(("/v1", "/api/")) and "text/html" in request.headers.get(
+        "accept", ""
+    )
 
 
 def page_of_problem(wiring: Wiring) -> Callable[[Problem], Response]:

@@ -20,7 +20,7 @@ from hubstate.server.store import Store
 __all__ = ["Held"]
 
 #: How many events are held, and how long one may be (bytes).
-_MOST, _LONGEST = 1000, 256 * 1024
+_MOST, _LONGEST = 1000, 64 * 1024
 
 
 class _Event(NamedTuple):

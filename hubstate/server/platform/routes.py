@@ -46,14 +46,16 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
     async def put(
         request: Request,
         model: str,
-        run: int,
+        run: str,
         place: str,
         name: str,
         until: str = "",
         signature: str = "",
     ) -> Response:
         stream = request.stream()
-        where = Put(model, run, place, name)
+        # Whatever is no number is no run either, and was never signed.
+        number = int(run[:18]) if run.isascii() and run.isdigit() else 0
+        where = Put(model, number if str(number) == run else 0, place, name)
         declared = request.headers.get("content-length", "")
         length = int(declared[:20]) if declared.isascii() and declared.isdigit() else None
         try:
