@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hubstate.server import sessions
 from hubstate.server.answers import Problem
+from hubstate.server.curves import Layout
 from hubstate.server.pages.desk import HEADERS, Desk
 from hubstate.server.pages.digests import digest
 from hubstate.server.pages.listing import Asked, list_rows, position_of_list
@@ -48,14 +49,28 @@ class _Sessions:
         self._owner = owner
         self._model = model
         self._at = Position.read(after)
+        self._woken = False
+
+    def _look(self) -> tuple[dict[str, str], Layout]:
+        """The page as it is. Streams that were woken by the same change share one look at it."""
+        desk, model = self._desk, self._model
+
+        def look() -> tuple[dict[str, str], Layout]:
+            with desk.store.database.reading() as connection:
+                session = sessions.find(connection, model, self._owner)
+                layout = desk.curves.lay_out(connection, model, session["created_at"])
+                return part_texts(desk, page_view(desk, connection, session)), layout
+
+        if not self._woken:  # the page may know more than was there at the last change
+            self._woken = True
+            return look()
+        as_of = desk.watch.ticks, int(desk.now() / _AGAIN)
+        seen: tuple[dict[str, str], Layout] = desk.kept(("page", self._owner, model), as_of, look)
+        return seen
 
     def news(self) -> tuple[str, dict[str, Any]] | None:
         """The next position and what leads there; None where nothing is new. Raises `Problem` 404."""
-        desk, model = self._desk, self._model
-        with desk.store.database.reading() as connection:
-            session = sessions.find(connection, model, self._owner)
-            texts = part_texts(desk, page_view(desk, connection, session))
-            layout = desk.curves.lay_out(connection, model, session["created_at"])
+        texts, layout = self._look()
         before = self._at
         self._at = now = position_of(layout.generation, layout.length, texts)
         if now == before:
