@@ -17,6 +17,7 @@ from hub_client import Client, row
 from hubstate.errors import StorageError, UsageError
 from hubstate.server.running import running
 from hubstate.server.store import Store
+from hubstate.server.terms import Terms
 
 
 def test_a_hub_that_stopped_is_gone_and_what_it_held_is_not(data_dir: Path) -> None:
@@ -273,4 +274,104 @@ def test_what_was_acknowledged_survives_a_kill(data_dir: Path) -> None:
         (file,) = client.model()["checkpoints"]
         assert client.http.get(file["url"], timeout=30).content == b"x" * 100_000
         assert client.rows([row(0, a=0)], key="r0").headers["Idempotent-Replayed"] == "true"
+        client.http.close()
+
+
+def test_a_stop_finishes_an_upload_under_way(data_dir: Path) -> None:
+    """A hub that is told to stop takes the rest of an upload and acknowledges it, and takes nobody new meanwhile."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" answers at ")[1].split(";")[0]
+        client = Client(url)
+        client.open()
+        port = int(url.rpartition(":")[2])
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="last.pt"; filename="last.pt"\r\n\r\n'
+            + b"x" * 100_000
+        )
+        end = b"\r\n--b--\r\n"
+        head = (
+            "POST /v1/models/S1/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+            f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body) + len(end)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+            raw.sendall(head.encode() + body)
+            # Another request on another connection was answered: so this one is being taken by now.
+            assert client.get("/healthz").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            while _is_listening(port):
+                pass
+            raw.sendall(end)
+            answer = b"".join(iter(lambda: raw.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        client.http.close()
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        (file,) = client.model()["checkpoints"]
+        assert client.http.get(file["url"], timeout=30).content == b"x" * 100_000
+        client.http.close()
+
+
+def _is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_a_stop_does_not_wait_for_ever(data_dir: Path) -> None:
+    """An upload that goes no further is cut when the time for it is over; a restart holds nothing of it."""
+    with running(data_dir, terms=Terms(grace=0.0)) as hub:
+        client = Client(hub.url)
+        client.open()
+        client.http.close()
+        raw = socket.create_connection((hub.host, hub.port), timeout=60)
+        raw.sendall(
+            b"POST /v1/models/S1/upload HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n"
+        )
+    raw.close()
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        assert client.model()["checkpoints"] == []
+        client.http.close()
+    assert [path for path in (data_dir / "incoming").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("POST", "/v1/models", {}),
+        ("POST", "/v1/models/S1", {}),
+        ("PATCH", "/v1/models/S1", {}),
+        ("POST", "/v1/models/S1/end", {}),
+        ("POST", "/v1/models/S1/steps", {}),
+        ("POST", "/v1/models/S1/usage", {}),
+        ("POST", "/v1/agent/heartbeat/models/S1", {}),
+        ("POST", "/v1/models/S1/upload", {"Content-Type": "multipart/form-data; boundary=b"}),
+        ("POST", "/v1/models/S1/uploads", {"Tus-Resumable": "1.0.0", "Upload-Length": "20000000"}),
+        ("POST", "/v1/models/S1/uploads/" + "0" * 32, {}),
+        ("POST", "/api/webhooks/models/upload", {}),
+        ("POST", "/login", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_too_long_is_413(data_dir: Path, method: str, path: str, headers: dict[str, str]) -> None:
+    """Wherever a body is taken, one that is too long is 413 in words, and the hub goes on."""
+    with running(data_dir, upload_limit=1000) as hub:
+        client = Client(hub.url)
+        client.open()
+        answer = client.http.request(
+            method, hub.url + path, data=b" " * (8 * 1024 * 1024 + 1), headers=headers, timeout=60
+        )
+        assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+        assert client.get("/v1/models").status_code == 200
         client.http.close()
