@@ -31,11 +31,11 @@ _LOOK_PATIENCE = 5.0
 class Database:
     """The SQLite file at `path`, made if it is not there.
 
-    Raises `StorageError` if it cannot be opened, is damaged, or was written by a newer hubstate; and while another
+    `lasting`: what was committed survives a power cut; only a copy of what lies elsewhere does without. Raises `StorageError` if it cannot be opened, is damaged, or was written by a newer hubstate; and while another
     hubstate's hub runs over an older one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lasting: bool = True) -> None:
         self._path = path
         self._writing = threading.Lock()
         self._looking = threading.Lock()
@@ -46,7 +46,7 @@ class Database:
             pool_size=4,
             max_overflow=60,
         )
-        event.listen(self._engine, "connect", _on_connect)
+        event.listen(self._engine, "connect", _on_connect if lasting else _on_connect_to_copy)
         event.listen(self._engine, "begin", _on_begin)
         try:
             with self.writing() as connection:
@@ -104,12 +104,20 @@ def bare(connection: Connection) -> sqlite3.Connection:
 
 
 def _on_connect(connection: object, _record: object) -> None:
+    # An acknowledged row or file must survive a power cut: the client forgets what was acknowledged.
+    _set_up(connection, "FULL")
+
+
+def _on_connect_to_copy(connection: object, _record: object) -> None:
+    _set_up(connection, "OFF")
+
+
+def _set_up(connection: object, synchronous: str) -> None:
     # The driver must not begin transactions by itself: `_on_begin` does.
     connection.isolation_level = None  # type: ignore[attr-defined]
     cursor = connection.cursor()  # type: ignore[attr-defined]
     cursor.execute("PRAGMA journal_mode = WAL")
-    # An acknowledged row or file must survive a power cut: the client forgets what was acknowledged.
-    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.close()
 
 

@@ -71,7 +71,7 @@ class Store:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
         self.resumables = Resumables(self.incoming)
         self.objects = Objects(self.incoming / "objects")
-        self.database = Database(database)
+        self.database = Database(database, lasting=not self.read_only)
         self.writer = Writer(self.database)
 
     def file_of(self, session: str, name: str) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,9 @@ class Followed:
         self._words = 0
         self._damages: list[Damage] = []
         self._copies = Copies(self.folder, self.id)
+        #: Whether its journal holds more than was read, and whether a process trains it.
+        self.behind = False
+        self.lives = False
         #: What its files looked like when all of them was read; what was told of it, and when.
         self._stamp: tuple[int, ...] = ()
         self._told: object = None
@@ -77,9 +79,12 @@ class Followed:
         self._store.told.pop(self.id, None)
         self._begin()
 
-    def read_on(self, now: float, stop: threading.Event) -> bool:
-        """Says what was written since the last time; whether all of it was said before `stop` was set."""
-        trouble, owned = "", False
+    def read_on(self, now: float, most: int) -> int:
+        """Says what was written since the last time, about `most` lines of it; how many it were.
+
+        `behind` tells afterwards whether more is there to be read.
+        """
+        trouble, owned, lines = "", False, 0
         try:
             stamp = _stamp(self.folder)
             if stamp != self._stamp or self._memory is None or not is_over(self._memory):
@@ -87,13 +92,13 @@ class Followed:
             if stamp != self._stamp:
                 if not holds(self.folder, self._position):
                     self.forget()  # a power cut took what had been read, or another journal was put there
-                if not self._read(stop):
-                    return False
-                self._stamp = stamp
+                lines = self._read(most)
+                self._stamp = () if self.behind else stamp
         except StorageError as failure:
-            trouble = str(failure)
+            trouble, self.behind = str(failure), False
+        self.lives = owned and self._memory is not None and not is_over(self._memory)
         self._tell(now, owned=owned, trouble=trouble)
-        return True
+        return lines
 
     def show_next_copy(self) -> bool:
         """Shows one kept checkpoint that is not shown yet; whether there was one."""
@@ -107,17 +112,21 @@ class Followed:
 
     # -- the journal -------------------------------------------------------------------------------------
 
-    def _read(self, stop: threading.Event) -> bool:
+    def _read(self, most: int) -> int:
+        self.behind = False
+        lines = 0
         entries: list[Entry] = []
         for entry in read(self.folder, self._position):
             entries.append(entry)
             if len(entries) >= _LINES:
                 self._say(entries)
+                lines += len(entries)
                 entries = []
-                if stop.is_set():
-                    return False
+                if lines >= most:
+                    self.behind = True
+                    return lines
         self._say(entries)
-        return True
+        return lines + len(entries)
 
     def _say(self, entries: list[Entry]) -> None:
         """Says some lines to the store, and remembers that it has them."""
@@ -202,13 +211,12 @@ class Followed:
     def _tell(self, now: float, *, owned: bool, trouble: str) -> None:
         """Says where it stands, if that changed or a sign of life is due."""
         memory, contact = self._memory, self._last_word()
-        lives = owned and memory is not None and not is_over(memory)
-        told = (memory, owned, trouble, len(self._damages), self._copies.unshown)
-        if told == self._told and not (lives and now - self._told_at >= _BEAT):
+        told = (memory, owned, trouble, self.behind, len(self._damages), self._copies.unshown)
+        if told == self._told and not (self.lives and now - self._told_at >= _BEAT):
             return
         self._open_by(memory, contact)
         if memory is not None:
-            self._say_state(memory, contact, now if lives else contact)
+            self._say_state(memory, contact, now if self.lives else contact)
         self._store.told[self.id] = list(
             conditions(
                 self.folder.name,
@@ -216,6 +224,7 @@ class Followed:
                 owned=owned,
                 contact=contact,
                 trouble=trouble,
+                behind=self.behind,
                 damages=self._damages,
                 unshown=self._copies.unshown,
             )

@@ -18,7 +18,8 @@ from hubstate.show.follower import Follower
 
 __all__ = ["showing"]
 
-#: How long the follower rests between two rounds at least (seconds), and how many times as long as a round took.
+#: How long the follower rests between two looks (seconds); and, before it goes through all sessions again, how many times
+#: as long as that took.
 PAUSE, REST = 0.5, 9
 #: How long the first round may take before the pages are opened all the same (seconds).
 FIRST_LOOK = 3.0
@@ -70,12 +71,19 @@ def _temporary() -> Iterator[Path]:
 
 
 def _follow(follower: Follower, stop: threading.Event, wall: Callable[[], float], pause: float) -> None:
-    """Looks again and again. What keeps it from that is logged once, and once more when it is over."""
+    """Looks again and again. What keeps it from that is logged once, and once more when it is over.
+
+    To go through all sessions takes longer the more there are, so it is done the less often; those that are trained are
+    looked at all the time.
+    """
     failing = False
+    begun, again = 0.0, 0.0
     while not stop.is_set():
-        begun = time.monotonic()
+        now = time.monotonic()
+        everything = now >= again
+        begun = now if everything else begun
         try:
-            more = follower.look(wall(), stop)
+            more = follower.look(wall(), stop, everything=everything)
         except OSError as failure:
             more = False
             if not failing:
@@ -86,4 +94,6 @@ def _follow(follower: Follower, stop: threading.Event, wall: Callable[[], float]
                 log("hubstate.show").warning("hubstate.sessions_shown_again")
             failing = False
         if not more:
-            stop.wait(max(pause, REST * (time.monotonic() - begun)))
+            if begun >= again:
+                again = time.monotonic() + max(pause, REST * (time.monotonic() - begun))
+            stop.wait(pause)

@@ -27,16 +27,21 @@ def conditions(
     owned: bool,
     contact: float,
     trouble: str,
+    behind: bool,
     damages: Sequence[Damage],
     unshown: Iterable[str],
 ) -> Iterator[dict[str, Any]]:
     """Each with `name`, `since` (seconds since 1970, or None) and `reason`.
 
     `owned`: a living process has the session. `contact`: the last word of whoever trained it. `trouble`: why its journal
-    cannot be read, or empty; `unshown`: why a checkpoint is not shown.
+    cannot be read, or empty; `behind`: it was not read to its end yet; `unshown`: why a checkpoint is not shown.
     """
     if trouble:
         yield _condition("journal_unreadable", trouble)
+    if behind:
+        yield _condition(
+            "still_reading", "its journal is long: this is how it stood at the line that was read last"
+        )
     if damages:
         yield _condition("journal_damaged", damages_in_words(session, damages))
     if memory is not None:
@@ -51,14 +56,20 @@ def conditions(
 def _of_deliveries(memory: Memory) -> Iterator[dict[str, Any]]:
     """What a hub has of it by now, and what is in the way of the rest."""
     receipt = receipt_of(memory)
+    hub = None if memory.hub is None else clean(memory.hub)
     for known in receipt.conditions:
-        if known.name != "online":  # as it should be
+        # `online` is as it should be, and `no_hub` is told below, with what follows from it.
+        if known.name not in ("online", "no_hub"):
             yield _condition(known.name, clean(known.reason), known.since or None)
-    hub = "a hub" if memory.hub is None else clean(memory.hub)
-    if receipt.waiting:
-        rest = f"{receipt.rows_delivered} of {receipt.rows} rows are at {hub}; rows, files and words that wait: {receipt.waiting}"
-        yield _condition("waiting", rest)
-    elif memory.hub is not None:
+    if hub is None and receipt.waiting:
+        told = "all of it is on this machine alone; `hubstate sync --hub URL` delivers it any time"
+        yield _condition("kept_here", told)
+    elif receipt.waiting:
+        told = (
+            f"{receipt.rows_delivered} of {receipt.rows} rows are at {hub}; rows, files and words that wait: "
+        )
+        yield _condition("waiting", f"{told}{receipt.waiting}")
+    elif hub is not None:
         yield _condition("delivered", f"{receipt.rows_delivered} of {receipt.rows} rows are at {hub}")
 
 

@@ -192,12 +192,23 @@ def test_what_waits_for_a_hub_is_a_condition(pages):
     session = eventful(mode="offline")
     session.finish()
     pages.look()
-    known = pages.conditions(session.id)
-    assert known["no_hub"] == "no hub"
-    assert known["waiting"].startswith("0 of 8 rows are at a hub")
+    assert "on this machine alone" in pages.conditions(session.id)["kept_here"]
     page = pages.page(f"/models/{session.id}")
     assert "Recorded" in page
     assert "Delivered" not in page
+
+
+def test_what_waits_for_a_hub_that_is_away_is_counted(pages, tmp_path):
+    """Of a session that belongs to a hub it is told how much of it is there, how much waits, and why."""
+    with running(tmp_path / "hub") as hub:
+        session = hubstate.start("digits", hub=hub.url)
+        session.log({"loss": 1.0})
+        session.flush()
+    session.log({"loss": 0.5})
+    session.finish(timeout=3.0)
+    pages.look()
+    known = pages.conditions(session.id)
+    assert known["waiting"].startswith(f"1 of 2 rows are at {hub.url}; rows, files and words that wait: ")
 
 
 def test_a_delivered_session_names_its_hub(pages, tmp_path):
@@ -556,3 +567,50 @@ def test_it_follows_by_itself(tmp_path):
         assert requests.get(f"{hub.url}/v1/models/{second.id}", timeout=30).json()["data"]["delivered"] == 1
     first.close()
     assert list(Path(os.environ["HOME"], "tmp").glob("hubstate-show-*")) == []
+
+
+def test_a_long_journal_keeps_no_other_from_being_shown(pages):
+    """A journal that is read for several turns stands still in the list as far as it was read; all others come before its end."""
+    short = hubstate.start("short", mode="offline")
+    short.log({"loss": 1.0})
+    short.close()
+    long = hubstate.start("long", mode="offline")
+    for step in range(6_000):
+        long.log({"loss": 1.0}, epoch=0, step=step)
+    long.close()
+    assert pages.follower.look(pages.clock.wall())
+    assert 0 < pages.model(long.id)["delivered"] < 6_000
+    assert "still_reading" in pages.conditions(long.id)
+    pages.look()
+    assert pages.names() == ["long", "short"]
+    assert pages.model(long.id)["delivered"] == 6_000
+    assert "still_reading" not in pages.conditions(long.id)
+
+
+def test_what_is_trained_is_looked_at_in_every_turn(pages):
+    """A session that a process has is followed also while nobody looks for others."""
+    live = hubstate.start("live", mode="offline")
+    live.log({"loss": 1.0}, epoch=0)
+    pages.look()
+    live.log({"loss": 0.5}, epoch=1)
+    late = hubstate.start("late", mode="offline")
+    late.log({"loss": 1.0})
+    late.close()
+    pages.follower.look(pages.clock.wall(), everything=False)
+    assert pages.model(live.id)["delivered"] == 2
+    assert pages.names() == ["live"]
+    pages.look()
+    assert sorted(pages.names()) == ["late", "live"]
+    live.close()
+
+
+def test_a_finished_training_that_waits_is_no_silent_one(pages):
+    """In the list a training that came to its end is finished, however long ago, and whatever waits for a hub."""
+    session = hubstate.start("digits", mode="offline")
+    session.log({"loss": 1.0})
+    session.finish()
+    pages.clock.advance(100_000_000)
+    pages.look()
+    page = pages.page("/")
+    assert 'class="mark finished"' in page
+    assert 'class="mark unknown"' not in page
