@@ -11,7 +11,8 @@ import typer
 from hubstate.cli.ends import NOT_DONE, end
 
 if TYPE_CHECKING:
-    from hubstate.importing import Found
+    from hubstate.importing import Found, Unusable
+    from hubstate.settings import Settings
 
 __all__ = ["bring"]
 
@@ -40,6 +41,15 @@ def bring(
     checkpoints: Annotated[
         _Checkpoints, typer.Option(help="which checkpoints are copied")
     ] = _Checkpoints.ALL,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="fill what the hub lacks of this session of its own, and import nothing here"
+        ),
+    ] = None,
+    hub: Annotated[
+        str | None, typer.Option(metavar="URL", help="the hub of --into", show_default="as set")
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option(metavar="DIR", help="keep the sessions there", show_default="as set")
     ] = None,
@@ -54,7 +64,9 @@ def bring(
     from hubstate.cli.screen import Screen, clean, say
     from hubstate.errors import HubstateError, UsageError
 
-    here = settings.resolve(directory=directory)
+    if hub is not None and into is None:
+        raise UsageError("--hub is for --into; `hubstate sync --hub URL` delivers what was imported")
+    here = settings.resolve(directory=directory, hub=hub)
     known = overview.folders(here, directory if directory is not None and directory.is_dir() else None)
     found = [one for folder in folders for one in importing.find(folder)]
     if not found:
@@ -65,6 +77,9 @@ def bring(
         )
     if name is not None and len(found) > 1:
         raise UsageError(f"--name is for one training, and {len(found)} lie here: import them one by one")
+    if into is not None:
+        _fill(found, into, here, finished=finished)
+        return
     wanted = importing.Wanted(name, finished, checkpoints.value)
     screen, failed = Screen(), False
     for one in found:
@@ -86,6 +101,26 @@ def bring(
         for note in (*_remarks(one, done.how, finished=finished), *done.notes):
             say(f"{one.folder}: {note}")
     end(NOT_DONE if failed else 0)
+
+
+def _fill(found: list[Found | Unusable], session: str, here: Settings, *, finished: bool) -> None:
+    """Fills the gaps that the hub's session has."""
+    from hubstate import importing
+    from hubstate.cli.screen import Screen, clean
+    from hubstate.errors import StorageError, UsageError
+
+    if len(found) > 1:
+        raise UsageError(f"--into is for one training, and {len(found)} lie here: name its folder")
+    (one,) = found
+    if isinstance(one, importing.Unusable):
+        raise StorageError(one.reason)
+    filled = importing.fill(one, session, here, finished=finished)
+    rows, files = (
+        f"rows: {filled.rows} of {filled.found_rows}",
+        f"checkpoints: {filled.files} of {filled.found_files}",
+    )
+    how = f"filled, {rows}, {files}" if filled.rows or filled.files else "it lacks nothing of what lies here"
+    Screen().line(clean(f"{session} at {here.hub}: {how}; {one.tool}, {one.folder}"))
 
 
 def _remarks(one: Found, how: str, *, finished: bool) -> list[str]:

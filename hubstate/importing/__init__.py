@@ -1,7 +1,7 @@
 """Trainings that other tools left, brought in as sessions: `find` looks for them, `bring` makes a session of one.
 
 Each tool has a room that knows its files (`ultralytics`, `lightning`, `transformers`) and imports nothing of the tool;
-`found` is what they give, `writing` is what becomes of it.
+`found` is what they give, `writing` is what becomes of it. `gaps` sends what a hub lacks of a session that it has.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 from hubstate.errors import StorageError, UsageError
 from hubstate.importing import lightning, transformers, ultralytics
 from hubstate.importing.found import Found
+from hubstate.importing.gaps import Filled, fill
 from hubstate.importing.writing import Imported, Wanted, bring
 
-__all__ = ["Found", "Imported", "Unusable", "Wanted", "bring", "find"]
+__all__ = ["Filled", "Found", "Imported", "Unusable", "Wanted", "bring", "fill", "find"]
 
 
 class Unusable(NamedTuple):

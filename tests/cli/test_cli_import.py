@@ -6,7 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import requests
 from command import run
+
+from hubstate.server.running import running
 
 DATA = Path(__file__).parent.parent / "data" / "imports"
 
@@ -81,3 +84,26 @@ def test_what_cannot_be_read_is_named_and_the_rest_imported():
     assert ended.stdout.count("imported") == 1
     assert "all/b/trainer_state.json is no state" in ended.stderr
     assert "all/c holds no row" in ended.stderr
+
+
+def test_a_session_at_a_hub_is_filled(tmp_path):
+    """`--into` sends what the hub's session lacks and says how much; again it says that nothing is missing."""
+    left("ultralytics", "train")
+    with running(tmp_path / "hub") as hub:
+        made = requests.post(f"{hub.url}/v1/models", json={"meta": {"name": "x"}}, timeout=30).json()
+        session = made["data"]["id"]
+        told = run("import", "train", "--into", session, "--hub", hub.url).stdout
+        assert "filled, rows: 3 of 3, checkpoints: 0 of 0" in told
+        assert "lacks nothing" in run("import", "train", "--into", session, "--hub", hub.url).stdout
+        assert "no session" in run("import", "train", "--into", "nobody", "--hub", hub.url, code=2).stderr
+    assert json.loads(run("status", "--json").stdout) == []
+
+
+def test_into_is_for_one_training():
+    """Several trainings, a broken one, and a hub without `--into` are refused in words."""
+    left("ultralytics", "all/a")
+    left("lightning", "all/b")
+    assert "--into is for one" in run("import", "all", "--into", "x", code=2).stderr
+    assert "--hub is for --into" in run("import", "all", "--hub", "http://127.0.0.1:1", code=2).stderr
+    (left("transformers", "broken") / "trainer_state.json").write_text("{", encoding="ascii")
+    assert "is no state" in run("import", "broken", "--into", "x", code=1).stderr
