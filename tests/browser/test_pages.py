@@ -286,6 +286,17 @@ def test_a_chart_is_zoomed_by_keyboard_and_by_mouse(client: Client, opened: Open
     assert page.evaluate(SHOWN) == [0, 5999]
 
 
+def test_the_charts_of_a_long_session_come_by_themselves(client: Client, opened: Opened) -> None:
+    """A page that was shown before its charts were made gets them over its stream."""
+    client.open()
+    client.rows([row(epoch, loss=epoch) for epoch in range(6000)])
+    page = opened(f"{client.url}/models/S1")
+    page.locator("figure[data-drawn]").wait_for()
+    assert page.locator("#no-metrics").is_hidden()
+    client.rows([row(6000, loss=1)])
+    page.locator("figure[data-points='1001']").wait_for()
+
+
 def test_smoothing_and_log_scale_hold_for_all_charts(client: Client, opened: Opened) -> None:
     """The tools draw every chart anew: a smooth line beside the told one, and a log scale that leaves out what it cannot show."""
     client.open()

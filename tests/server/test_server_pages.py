@@ -476,6 +476,17 @@ def test_a_page_without_script_has_its_charts_as_pictures(client: Client) -> Non
     assert client.get("/models/S1/curves/7.svg").status_code == 404
 
 
+def test_a_long_session_is_shown_before_its_charts_are_made(client: Client) -> None:
+    """The first look at many rows waits for no chart: they are made meanwhile, and are there on the next one."""
+    client.open()
+    client.rows([row(epoch, a=epoch) for epoch in range(6000)])
+    page = text_of(client, "/models/S1")
+    assert "The charts of these 6000 rows are being made." in page
+    assert "<figure" not in page
+    assert points(client, "curve=0")["0"]["of"] == 6000
+    assert "<figure" in text_of(client, "/models/S1")
+
+
 values = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import jinja2
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server.admission import COOKIE, admit_page, check_same_site
@@ -19,6 +20,7 @@ from hubstate.server.pages import assets, words
 from hubstate.server.pages.counts import Counts
 from hubstate.server.pages.machine import Ways
 from hubstate.server.pages.watch import Watch
+from hubstate.server.schema import sessions
 from hubstate.server.shells import Wiring, base_of, visit_of
 
 __all__ = ["HEADERS", "Desk", "page_of_problem", "wants_page"]
@@ -104,6 +106,21 @@ class Desk:
         """Leads to the form, which leads back."""
         asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return self.to(f"/login?next={quote(asked, safe='/')}")
+
+    # -- charts ------------------------------------------------------------------------------------------
+
+    async def make_ready(self, listed: Sequence[str]) -> None:
+        """Lays out the curves of sessions that nobody looked at yet, one after the other."""
+        for session in listed:
+            if self.curves.length(session) is None:
+                await run_in_threadpool(self._lay_out, session)
+
+    def _lay_out(self, session: str) -> None:
+        with self.store.database.reading() as connection:
+            query = select(sessions.c.created_at).where(sessions.c.id == session)
+            born = connection.execute(query).scalar_one_or_none()
+            if born is not None:
+                self.curves.lay_out(connection, session, born)
 
     # -- what need not be made twice ---------------------------------------------------------------------
 

@@ -189,20 +189,5 @@ def add(app: FastAPI, desk: Desk) -> None:
         answer = desk.page(request, "index.html", {**view, "address": desk.base(request)})
         if view["big"]:
             # Whoever sees the list may open one of them next: its charts are made ready meanwhile.
-            answer.background = BackgroundTask(_make_ready, desk, view["big"])
+            answer.background = BackgroundTask(desk.make_ready, view["big"])
         return answer
-
-
-async def _make_ready(desk: Desk, listed: list[str]) -> None:
-    for session in listed:
-        if desk.curves.length(session) is None:
-            await run_in_threadpool(_lay_out, desk, session)
-
-
-def _lay_out(desk: Desk, session: str) -> None:
-    with desk.store.database.reading() as connection:
-        born = connection.execute(
-            select(_sessions.c.created_at).where(_sessions.c.id == session)
-        ).scalar_one_or_none()
-        if born is not None:
-            desk.curves.lay_out(connection, session, born)

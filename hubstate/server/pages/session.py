@@ -11,11 +11,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 from sqlalchemy import Connection, RowMapping, func, select
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server import charts, describe, models, rows, schema, sessions
 from hubstate.server.answers import Caller, Problem
-from hubstate.server.curves import Curve
+from hubstate.server.curves import Curve, Layout
 from hubstate.server.pages.desk import HEADERS, Desk
 from hubstate.server.pages.machine import picture, strip
 from hubstate.server.pages.position import PARTS, position_of
@@ -26,6 +27,9 @@ __all__ = ["add", "figures", "page_view", "part_texts", "points_of"]
 
 #: How many rows, lines of the journal and columns of the table a page shows.
 _ROWS, _STEPS, _COLUMNS = 50, 100, 60
+#: A session of more rows whose curves nobody saw yet is shown without them first: its stream brings them.
+_AT_ONCE = 5000
+_NOTHING = Layout("0", 0, [])
 #: How many curves are told at once.
 _CURVES = 50
 _DAY = 86400
@@ -133,10 +137,12 @@ def add(app: FastAPI, desk: Desk) -> None:
         with desk.store.database.reading() as connection:
             session = sessions.find(connection, model, owner)
             view = page_view(desk, connection, session)
-            layout = desk.curves.lay_out(connection, model, session["created_at"])
+            unseen = view["session"]["delivered"] > _AT_ONCE and desk.curves.length(model) is None
+            layout = _NOTHING if unseen else desk.curves.lay_out(connection, model, session["created_at"])
         texts = part_texts(desk, view)
         return {
             **view,
+            "unseen": unseen,
             "layout": layout,
             "parts_of": {name: Markup(text) for name, text in texts.items()},  # noqa: S704 -- rendered and escaped
             "position": str(position_of(layout.generation, layout.length, texts)),
@@ -148,7 +154,10 @@ def add(app: FastAPI, desk: Desk) -> None:
         if owner is None:
             return desk.to_login(request)
         view = await run_in_threadpool(shown, owner, model)
-        return desk.page(request, "model.html", view)
+        answer = desk.page(request, "model.html", view)
+        if view["unseen"]:
+            answer.background = BackgroundTask(desk.make_ready, [model])
+        return answer
 
     @app.get("/models/{model}/points", include_in_schema=False)
     async def points(request: Request, model: str) -> Response:
