@@ -78,7 +78,9 @@ def _settings(found: Settings) -> Iterator[Finding]:
     if found.key_withheld:
         yield Finding(Level.NOTE, "api key", f"none; {found.key_withheld}")
     elif found.api_key is None:
-        yield Finding(Level.NOTE, "api key", "none; only a hub without keys, on this machine, takes that")
+        mlflow = found.hub is not None and found.hub.startswith(settings.MLFLOW)
+        whom = "an MLflow server without users" if mlflow else "only a hub without keys, on this machine,"
+        yield Finding(Level.NOTE, "api key", f"none; {whom} takes that")
     else:
         yield Finding(Level.FINE, "api key", f"set, {source('api_key')}")
     if found.mode == "on":

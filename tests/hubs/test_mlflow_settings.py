@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hubstate.clock import SystemClock
+from hubstate.doctor import examine
 from hubstate.hubs import open_hub
 from hubstate.hubs.mlflow import MLflowHub
 from hubstate.settings import MLflow, Settings, for_hub, for_mlflow, remember_login, resolve
+from hubstate.testing import FakeHub
 
 SERVER = "https://mlflow.test"
 HUB = f"mlflow+{SERVER}"
@@ -113,3 +116,12 @@ def test_any_certificate_is_believed_only_by_a_clear_word(said: str, trust: bool
     insecure = {"MLFLOW_TRACKING_INSECURE_TLS": said}
     assert for_mlflow(insecure).trust is trust
     assert for_mlflow(insecure | {"MLFLOW_TRACKING_SERVER_CERT_PATH": "ca.pem"}).trust == "ca.pem"
+
+
+def test_doctor_tells_who_it_is() -> None:
+    """`doctor` tells where the user was found, and that a server without users needs none."""
+    for environment, words in ((TOKEN, "set, from environment MLFLOW_TRACKING_TOKEN"), ({}, "without users")):
+        findings = examine(found(environment), SystemClock(), lambda _address, _key: FakeHub())
+        (told,) = (finding.text for finding in findings if finding.about == "api key")
+        assert words in told
+        assert "a-token" not in told
