@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +259,59 @@ def test_another_process_in_the_middle_of_an_opening_gets_the_same_run(
         others.append(opened(other))
     assert others == [model]
     assert opened(other) == model
+    assert [run["info"]["run_id"] for run in mlflow.living()] == [model]
+
+
+class Turns:
+    """Lets one request of several clients through at a time, as a seed draws: whose is next is known once all wait."""
+
+    def __init__(self, clients: int, seed: int) -> None:
+        self._alive = clients
+        self._chance = random.Random(seed)
+        self._waiting: set[int] = set()
+        self._next: int | None = None
+        self._changed = threading.Condition()
+
+    def answer(self, who: int, request: Request, server: StandinMLflow) -> Says:
+        with self._changed:
+            self._waiting.add(who)
+            self._draw()
+            self._changed.wait_for(lambda: self._next == who)
+            self._next = None
+            self._waiting.discard(who)
+            return server(request)
+
+    def end(self) -> None:
+        """A client is through."""
+        with self._changed:
+            self._alive -= 1
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._next is None and self._alive and len(self._waiting) == self._alive:
+            self._next = self._chance.choice(sorted(self._waiting))
+            self._changed.notify_all()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_several_processes_whose_requests_mix_get_the_same_run(
+    mlflow: StandinMLflow, serve: Callable[..., ScriptedHub], connect: Callable[..., MLflowHub], seed: int
+) -> None:
+    """In whatever order the requests of three openings of one session arrive, all get one run, and no other one stays."""
+    turns = Turns(3, seed)
+    urls = [serve(lambda request, who=who: turns.answer(who, request, mlflow)).url for who in range(3)]
+    clients = [connect(url) for url in urls]
+
+    def work(client: MLflowHub) -> str:
+        try:
+            return opened(client)
+        finally:
+            turns.end()
+
+    with ThreadPoolExecutor(3) as pool:
+        models = set(pool.map(work, clients))
+    model = opened(connect(serve(mlflow).url))
+    assert models == {model}
     assert [run["info"]["run_id"] for run in mlflow.living()] == [model]
 
 
