@@ -21,7 +21,7 @@ __all__ = ["NOT_DONE", "REFUSED_CREDENTIALS", "USAGE", "Commands", "code_of", "e
 NOT_DONE, USAGE, REFUSED_CREDENTIALS = 1, 2, 3
 
 _SERVER = frozenset(
-    {"fastapi", "jinja2", "multipart", "python_multipart", "sqlalchemy", "starlette", "uvicorn"}
+    {"alembic", "fastapi", "jinja2", "multipart", "python_multipart", "sqlalchemy", "starlette", "uvicorn"}
 )
 #: What each extra installs, by the names that are imported.
 _EXTRAS = {"server": _SERVER, "demo": _SERVER | {"numpy"}}

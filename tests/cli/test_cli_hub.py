@@ -48,6 +48,27 @@ def test_the_hub_serves_until_it_is_told_to_stop(tmp_path):
     assert "Traceback" not in err
 
 
+def test_the_owner_says_how_long_it_keeps_and_whom_it_tells(tmp_path):
+    """`serve` takes the days that it keeps, a webhook and the time of a stop, and no word of it shows the webhook's secret."""
+    options = ["--keep-days", "30", "--keep-last-days", "7", "--grace", "1"]
+    options += ["--notify", "http://127.0.0.1:9/geheim"]
+    process = subprocess.Popen(
+        [EXECUTABLE, "serve", "--port", "0", "--data-dir", str(tmp_path / "hub"), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    address = next(word for word in process.stderr.readline().replace(";", " ").split() if "://" in word)
+    assert requests.get(f"{address}/healthz", timeout=30).json() == {"status": "ok"}
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "geheim" not in err
+    bad = run("serve", "--data-dir", tmp_path / "other", "--notify", "hooks.example/geheim", code=2)
+    assert "https://host/path" in bad.stderr
+    assert "geheim" not in bad.stderr
+
+
 def test_a_port_that_is_taken_is_a_mistake_of_usage(hub, tmp_path):
     """A port in use is told in one line, with what to do."""
     ended = run("serve", "--port", hub.port, "--data-dir", tmp_path / "other", code=2)

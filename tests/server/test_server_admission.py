@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import hmac
 import re
 import socket
 import sqlite3
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from hub_client import Client, row
 
+from hubstate import server
 from hubstate.clock import VirtualClock
 from hubstate.errors import UsageError
 from hubstate.server import keys
@@ -217,4 +220,41 @@ def test_the_secret_can_be_read_by_its_owner_alone(hub: RunningHub) -> None:
     assert (hub.data_dir.stat().st_mode & 0o777) == 0o700
     store = Store(hub.data_dir)
     assert store.secret == secret.read_bytes()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "module", ["pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "numpy"]
+)
+def test_no_room_of_the_hub_can_unpickle(module: str) -> None:
+    """What clients upload is bytes to the hub: no room of it imports anything that could run what lies in a checkpoint."""
+    imported = set()
+    for path in Path(server.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+    assert "hashlib" in imported
+    assert module not in imported
+
+
+def test_keys_are_compared_in_constant_time(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every key, revoked ones included, is compared with each request's by the one function that takes the same time."""
+    made = [keys.create(data_dir, name) for name in ("a", "b", "c")]
+    keys.revoke(data_dir, "b")
+    store = Store(data_dir)
+    compared: list[str] = []
+    compare = hmac.compare_digest
+
+    def noting(stored: str, offered: str) -> bool:
+        compared.append(stored)
+        return compare(stored, offered)
+
+    monkeypatch.setattr("hubstate.server.keys.hmac.compare_digest", noting)
+    ring = keys.ring(store.database)
+    assert ring.recognise(made[0]) == (1, "default")
+    assert ring.recognise(made[1]) is None
+    assert ring.recognise("ul_" + "0" * 40) is None
+    assert compared == 3 * [hashlib.sha256(key.encode()).hexdigest() for key in made]
     store.close()
