@@ -85,13 +85,13 @@ def _follow(follower: Follower, stop: threading.Event, wall: Callable[[], float]
         try:
             more = follower.look(wall(), stop, everything=everything)
         except OSError as failure:
-            more = False
             if not failing:
                 log("hubstate.show").warning("hubstate.sessions_unshown", reason=str(failure))
             failing = True
-        else:
-            if failing:
-                log("hubstate.show").warning("hubstate.sessions_shown_again")
+            stop.wait(pause)
+            continue
+        if failing:
+            log("hubstate.show").warning("hubstate.sessions_shown_again")
             failing = False
         if not more:
             if begun >= again:

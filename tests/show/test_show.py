@@ -14,13 +14,16 @@ import pytest
 import requests
 
 import hubstate
+from hubstate import events as ev
 from hubstate import overview, settings
 from hubstate.clock import VirtualClock
 from hubstate.errors import StorageError
 from hubstate.server.mirror import Mirror
 from hubstate.server.running import RunningHub, running
+from hubstate.session import begin
 from hubstate.show import Follower, showing
 from hubstate.states import Outcome
+from hubstate.wish import Wish
 
 
 class Pages:
@@ -614,3 +617,40 @@ def test_a_finished_training_that_waits_is_no_silent_one(pages):
     page = pages.page("/")
     assert 'class="mark finished"' in page
     assert 'class="mark unknown"' not in page
+
+
+def test_what_was_done_beside_the_training_is_shown(pages):
+    """A validation of its own that a session recorded stands on its page."""
+    wish = Wish("digits", usage=True)
+    session = begin(wish, settings.resolve(hub="http://127.0.0.1:9"), say=lambda _text: None)
+    session.log({"loss": 1.0})
+    session.tell(ev.ValStart)
+    session.close()
+    pages.look()
+    (used,) = pages.model(session.id)["usage"]
+    assert (used["what"], used["attempt"]) == ("val_start", 1)
+
+
+def test_what_keeps_it_from_following_is_told_once(capsys):
+    """While sessions cannot be looked for, one line says so, and another one that it is over; then they are shown."""
+    with hubstate.start("digits", mode="offline") as session:
+        session.log({"loss": 1.0})
+    found = settings.resolve()
+    tries = iter(range(1_000_000))
+    seen = threading.Event()
+
+    def places() -> list[Path]:
+        number = next(tries)
+        if number < 3:
+            raise StorageError("the disk is away")
+        if number > 4:
+            seen.set()
+        return overview.folders(found)
+
+    with showing(places, pause=0.01) as hub:
+        assert seen.wait(60)
+        assert requests.get(f"{hub.url}/v1/models/{session.id}", timeout=30).status_code == 200
+    told = capsys.readouterr().err
+    assert told.count("hubstate.sessions_unshown") == 1
+    assert "the disk is away" in told
+    assert told.count("hubstate.sessions_shown_again") == 1
