@@ -378,7 +378,7 @@ def test_an_unknown_extra_is_refused_by_name():
     """A mistyped extra is named together with the ones that exist."""
     refused = script(sys.executable, str(ROOT / "scripts/pins.py"), "dmeo")
     assert refused.returncode == 1
-    assert "there is no extra 'dmeo'; known: server, demo, testing, dev" in refused.stderr
+    assert "there is no extra 'dmeo'; known: server, demo, testing, browser, dev" in refused.stderr
     assert script("bash", str(ROOT / "scripts/setup"), "dmeo").returncode == 2
 
 
