@@ -204,6 +204,23 @@ def test_the_page_brings_its_own_style(client: Client) -> None:
     assert client.get("/static/%2e%2e/pages.py").status_code == 404
 
 
+def test_behind_a_proxy_every_address_has_its_path(data_dir: Path, clock: VirtualClock) -> None:
+    """Shown under a path of a proxy, all that a page links, loads, sends to and listens to lies below that path."""
+    with running(data_dir, wall=clock.wall, public_url="http://127.0.0.1:9/some/hub") as hub:
+        client = Client(hub.url)
+        client.open(project="p", tags=["t"])
+        client.rows([row(0, a=1)])
+        client.upload(b"x")
+        for path in ("/", "/models/S1", "/compare?session=S1", "/keys", "/login", "/?q=none"):
+            page = text_of(client, path)
+            found = re.findall(r'\s(?:href|src|action|data-live|data-points)="([^"#]+)"', page)
+            assert len(found) > 5
+            assert [one for one in found if not one.startswith("/some/hub/")] == []
+        stop = client.http.post(f"{client.url}/models/S1/stop", allow_redirects=False, timeout=30)
+        assert stop.headers["Location"] == "/some/hub/models/S1"
+        client.http.close()
+
+
 # -- with keys -------------------------------------------------------------------------------------------
 
 
