@@ -120,7 +120,7 @@ def test_whoever_comes_back_goes_on_where_they_were(client: Client) -> None:
     for nonsense in ("x", "..", f"0.{2**70}.", "abc.1.00", at + "0"):
         with listening(client, "/models/S1/events", **{"Last-Event-ID": nonsense}) as stream:
             _, told = stream.news()
-            assert len(told["parts"]) == 10
+            assert len(told["parts"]) == 11
 
 
 def test_what_changed_what_was_told_is_fetched_again(client: Client) -> None:

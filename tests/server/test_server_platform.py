@@ -157,7 +157,7 @@ def test_numbers_of_model_and_machine_are_of_the_row(run: Callback) -> None:
     """What the first epoch tells of the model is named as HUB v1 names it, what it tells of the machine by its place."""
     system = {
         "cpu": 12.5,
-        "disk": [{"mount": "/data", "used_gb": 2.0}],
+        "disk": [{"mount": "/data", "used_gb": 2.0}, {"mount": "/", "used_gb": 1.0}],
         "gpus": {"0": {"temp": 60}},
         "cuda_version": "12",
     }
@@ -170,7 +170,8 @@ def test_numbers_of_model_and_machine_are_of_the_row(run: Callback) -> None:
         "model/GFLOPs": 6.5,
         "model/speed_PyTorch(ms)": 1.0,
         "system/cpu": 12.5,
-        "system/disk//data/used_gb": 2.0,
+        "system/disk/data/used_gb": 2.0,
+        "system/disk/root/used_gb": 1.0,
         "system/gpus/0/temp": 60,
     }
     assert run.look()["conditions"] == []
@@ -343,6 +344,7 @@ def test_each_event_is_kept_once_and_nothing_private(run: Callback, data_dir: Pa
     for event, data in EVENTS * 2:
         assert run.say(event, data).status_code == 200
     run.complete()
+    assert "What it printed" not in page(run)
     assert [entry["event"] for entry in run.said()] == [
         "training_started",
         "system_metrics",
@@ -371,6 +373,9 @@ def test_an_owner_may_want_the_rest(data_dir: Path) -> None:
             "secret text",
         ]
         assert run.look()["config"]["environment/hostname"] == "secret-host"
+        assert "before it\nsecret text" in page(run)
+        run.say("console_output", {"chunkId": 3, "content": "<script>\x1b[2J\u202e"})
+        assert "&lt;script&gt;[2J</pre>" in page(run)
         client.http.close()
 
 

@@ -14,7 +14,19 @@ from hubstate.server.pages.digests import LENGTH, digest
 __all__ = ["PARTS", "Position", "position_of"]
 
 #: The parts of a session's page, each a template of its own and an element of the page.
-PARTS = ("name", "strip", "facts", "stop", "machine", "checkpoints", "attempts", "rows", "journal", "usage")
+PARTS = (
+    "name",
+    "strip",
+    "facts",
+    "stop",
+    "machine",
+    "checkpoints",
+    "attempts",
+    "rows",
+    "journal",
+    "console",
+    "usage",
+)
 
 
 class Position(NamedTuple):

@@ -22,6 +22,7 @@ from hubstate.server.pages.machine import picture, strip
 from hubstate.server.pages.position import PARTS, position_of
 from hubstate.server.pages.query import Stretch, stretch, whole
 from hubstate.server.pages.words import short
+from hubstate.server.platform.lookups import console_of
 
 __all__ = ["add", "figures", "page_view", "part_texts", "points_of"]
 
@@ -61,6 +62,7 @@ def page_view(desk: Desk, connection: Connection, session: RowMapping) -> dict[s
         "names_left": max(0, len(names) - _COLUMNS),
         "rows": [_row_view(row, names[:_COLUMNS]) for row in reversed(newest)],
         "steps": [_step_view(step) for step in steps],
+        "console": console_of(connection, model) if session["client"] else "",
         "wrong": {"refused": sum(way.refused.values()), "illegal": sum(way.illegal.values())},
     }
 

@@ -15,7 +15,7 @@ from hubstate.server.schema import sessions as table
 from hubstate.server.store import Store
 from hubstate.states import CheckpointKind, Outcome, State
 
-__all__ = ["account", "files_named", "model_named", "said_of"]
+__all__ = ["account", "console_of", "files_named", "model_named", "said_of"]
 
 #: The weights that a tool gets first.
 _ORDER = (CheckpointKind.FINAL.value, CheckpointKind.BEST.value, CheckpointKind.LAST.value)
@@ -24,6 +24,9 @@ _STATUS = {
     State.DONE.value: "completed",
     State.ABORTED.value: "failed",
 }
+
+#: Of what a training printed: so many of the newest pieces, and of these so many lines of so many characters.
+_CHUNKS, _LINES, _WIDTH = 200, 300, 500
 
 #: Owner, project and name, as in `ul://owner/project/name`; or `models`, an id, and which of its files comes first.
 Name = tuple[str, str, str]
@@ -102,6 +105,17 @@ def said_of(store: Store, caller: Caller, model: str, event: str) -> Answer:
         found = connection.execute(query.order_by(said.c.attempt, said.c.id)).mappings()
         told = sorted((dict(row) for row in found), key=_place)
     return sessions.about(session, caller, told)
+
+
+def console_of(connection: Connection, model: str) -> str:
+    """The last lines that its trainings printed, as far as they are kept; without what would steer a terminal."""
+    query = select(said.c.attempt, said.c.event, said.c.data).where(
+        said.c.session == model, said.c.event == "console_output"
+    )
+    newest = connection.execute(query.order_by(said.c.id.desc()).limit(_CHUNKS)).mappings()
+    pieces = sorted((dict(row) for row in newest), key=_place)
+    lines = "\n".join(str(piece["data"].get("content", "")) for piece in pieces).splitlines()[-_LINES:]
+    return "\n".join("".join(filter(str.isprintable, line[:_WIDTH])) for line in lines)
 
 
 def _place(row: dict[str, Any]) -> tuple[int, int]:

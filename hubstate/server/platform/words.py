@@ -142,7 +142,7 @@ def _flatten(
         return
     if isinstance(value, list) and depth < _DEPTH:
         for place, inner in enumerate(value):
-            mount = inner.get("mount", place) if isinstance(inner, dict) else place
+            mount = str(inner.get("mount", place) if isinstance(inner, dict) else place).strip("/") or "root"
             rest = (
                 {key: x for key, x in inner.items() if key != "mount"} if isinstance(inner, dict) else inner
             )
