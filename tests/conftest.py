@@ -34,6 +34,9 @@ settings.register_profile(
 settings.register_profile("everyday", derandomize=True, database=None)
 settings.load_profile("everyday")
 
+#: The rooms and modules here that search, simulate, kill or render: `scripts/check` leaves them out, but with `--all`.
+THOROUGH = ("browser", "chaos", "crash", "diagram", "promises", "proof", "show", "testing")
+
 _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"
 
@@ -45,6 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     nobody has the time are skipped; and those that need a real trainer, or a real MLflow server, but in the scripts that
     install those (`HUBSTATE_TEST_TRAINERS`, `HUBSTATE_TEST_MLFLOW`).
     """
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0].removesuffix(".py") in THOROUGH:
+            item.add_marker("thorough")
     for needs in ("trainers", "mlflow"):
         if not os.environ.get(f"HUBSTATE_TEST_{needs.upper()}"):
             for item in items:
