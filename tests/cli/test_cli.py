@@ -21,6 +21,7 @@ from hubstate.errors import (
 )
 
 COMMANDS = [
+    "backup",
     "check",
     "demo",
     "diagram",
@@ -30,6 +31,7 @@ COMMANDS = [
     "import",
     "keys",
     "login",
+    "restore",
     "run",
     "serve",
     "show",
