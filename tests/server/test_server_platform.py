@@ -280,6 +280,12 @@ def test_a_failure_is_told_with_its_reason(run: Callback) -> None:
     assert [entry["event"] for entry in run.said()][-2:] == ["training_failed", "training_complete"]
 
 
+def test_an_end_may_tell_a_lot(run: Callback) -> None:
+    """Curves of a thousand classes are longer than any other body: the end arrives all the same, for whoever may ask."""
+    run.complete(validation={"rows": ["x" * 1000] * 9000})
+    assert run.look()["state"] == "done"
+
+
 def test_silence_is_no_end(run: Callback, clock: VirtualClock) -> None:
     """After a crash nothing comes at all: nobody invents an end, and since when nothing was heard is told."""
     run.epoch(0)

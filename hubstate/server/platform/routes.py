@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from hubstate.server.answers import Problem
+from hubstate.server.answers import Caller, Problem
 from hubstate.server.objects import Incoming
 from hubstate.server.platform import files, lookups
 from hubstate.server.platform.held import Held
@@ -31,15 +31,12 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post("/api/webhooks/training/metrics", summary="An event of Ultralytics' Platform callback")
     async def metrics(request: Request) -> Response:
-        body = await read_body(request, _LIMIT)
-        caller = await caller_of(request, wiring)
-
+        caller, body = await _asked(request, wiring)
         return respond(await run_in_threadpool(held.take, store, caller, body, wall()))
 
     @app.post("/api/webhooks/models/upload", summary="Where a file of a run may be put")
     async def upload(request: Request) -> Response:
-        body = await read_body(request)
-        caller = await caller_of(request, wiring)
+        caller, body = await _asked(request, wiring)
         return respond(await run_in_threadpool(files.address_for, store, caller, body, wall()))
 
     @app.put("/api/uploads/{model}/{run}/{place}/{name}", summary="The bytes of a file, to a signed address")
@@ -88,6 +85,16 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
     async def said(request: Request, model: str, event: str = "") -> Response:
         caller = await caller_of(request, wiring)
         return respond(await run_in_threadpool(lookups.said_of, store, caller, model, event))
+
+
+async def _asked(request: Request, wiring: Wiring) -> tuple[Caller, bytes]:
+    """Who asks, and what. Who may not ask is told so before any of a long body is held."""
+    try:
+        caller = await caller_of(request, wiring)
+    except Problem:
+        await drain(request.stream())
+        raise
+    return caller, await read_body(request, _LIMIT)
 
 
 async def _put(stream: AsyncIterator[bytes], wiring: Wiring, put: Put, length: int) -> Response:
