@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -268,11 +267,6 @@ def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
         short = {404: "no_such_call", 405: "method_not_allowed"}.get(error.status_code, "invalid")
         message = f"{request.method} {request.url.path[:200]}: this hub has no such call"
         return refuse(request, Problem(error.status_code, short, message))
-
-    @app.exception_handler(RequestValidationError)
-    async def misshapen(request: Request, error: RequestValidationError) -> Response:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])[:200]
-        return refuse(request, Problem(422, "invalid", f"{where}: {error.errors()[0]['msg']}"))
 
     @app.exception_handler(OSError)
     async def disk(request: Request, error: OSError) -> Response:

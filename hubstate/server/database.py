@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -26,12 +26,17 @@ __all__ = ["Database", "bare"]
 _PATIENCE = 30.0
 #: How long a look waits. It waits only where another process closes or recovers the file just then (seconds).
 _LOOK_PATIENCE = 5.0
+#: What the connection that writes may hold of the file in memory (KiB): a write touches pages all over the indexes.
+_CACHE = 32 * 1024
+#: At so many pages in the log a write empties it itself, and keeps whoever waits for it waiting.
+_LONGEST_LOG = 16_384
 
 
 class Database:
     """The SQLite file at `path`, made if it is not there.
 
-    `lasting`: what was committed survives a power cut; only a copy of what lies elsewhere does without. Raises `StorageError` if it cannot be opened, is damaged, or was written by a newer hubstate; and while another
+    `lasting`: what was committed survives a power cut; only a copy of what lies elsewhere does without. Raises
+    `StorageError` if it cannot be opened, is damaged, or was written by a newer hubstate; and while another
     hubstate's hub runs over an older one.
     """
 
@@ -40,14 +45,11 @@ class Database:
         self._writing = threading.Lock()
         self._looking = threading.Lock()
         self._looker: sqlite3.Connection | None = None
-        self._engine = sqlalchemy.create_engine(
-            URL.create("sqlite", database=str(path)),
-            connect_args={"timeout": _PATIENCE},
-            pool_size=4,
-            max_overflow=60,
-        )
-        event.listen(self._engine, "connect", _on_connect if lasting else _on_connect_to_copy)
-        event.listen(self._engine, "begin", _on_begin)
+        on_connect = _on_connect if lasting else _on_connect_to_copy
+        self._readers = _engine(path, "BEGIN", on_connect, pool_size=4, max_overflow=60)
+        # All writes go by one connection: what another one writes makes SQLite forget all that it holds in memory.
+        self._writer = _engine(path, "BEGIN IMMEDIATE", on_connect, pool_size=1, max_overflow=0)
+        event.listen(self._writer, "connect", _on_connect_to_write)
         try:
             with self.writing() as connection:
                 bring_up_to_date(connection, path)
@@ -61,18 +63,14 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one moment of the database."""
-        with self._engine.connect() as connection:
+        with self._readers.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction: committed when the block ends, rolled back when it raises."""
         try:
-            with (
-                self._writing,
-                self._engine.connect().execution_options(writes=True) as connection,
-                connection.begin(),
-            ):
+            with self._writing, self._writer.begin() as connection:
                 yield connection
         except sqlite3.OperationalError as error:  # of a statement that went past SQLAlchemy
             raise sqlalchemy.exc.OperationalError(None, None, error) from error
@@ -89,18 +87,43 @@ class Database:
             except sqlite3.OperationalError as error:
                 raise sqlalchemy.exc.OperationalError(query, None, error) from error
 
+    def empty_log(self) -> None:
+        """Moves what was committed from the write-ahead log to its place, so that the log begins anew.
+
+        Most of it beside the writes that go on; only what these added meanwhile is moved while they wait.
+        """
+        connection = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            with self._writing:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Lets go of the file."""
         with self._looking:
             if self._looker is not None:
                 self._looker.close()
                 self._looker = None
-        self._engine.dispose()
+        self._readers.dispose()
+        self._writer.dispose()
 
 
 def bare(connection: Connection) -> sqlite3.Connection:
     """What lies below `connection`, in the same transaction: for the few statements that have to be quick."""
     return cast("sqlite3.Connection", connection.connection.driver_connection)
+
+
+def _engine(
+    path: Path, begin: str, on_connect: Callable[[object, object], None], **pool: int
+) -> sqlalchemy.Engine:
+    engine = sqlalchemy.create_engine(
+        URL.create("sqlite", database=str(path)), connect_args={"timeout": _PATIENCE}, **pool
+    )
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
 
 
 def _on_connect(connection: object, _record: object) -> None:
@@ -121,6 +144,8 @@ def _set_up(connection: object, synchronous: str) -> None:
     cursor.close()
 
 
-def _on_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _on_connect_to_write(connection: object, _record: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute(f"PRAGMA cache_size = -{_CACHE}")
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG}")
+    cursor.close()

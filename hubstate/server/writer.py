@@ -22,6 +22,7 @@ from typing import NamedTuple
 import sqlalchemy
 from sqlalchemy import Connection
 
+from hubstate.log import log
 from hubstate.server.answers import Answer, Problem
 from hubstate.server.database import Database, bare
 
@@ -30,10 +31,13 @@ __all__ = ["Work", "Writer"]
 #: Does what a request wants within the transaction of `connection`, and answers. Raises `Problem` for a refusal.
 Work = Callable[[Connection], Answer]
 
-#: So many works share a commit at most: the first of them shall not wait for long.
-_TOGETHER = 128
+#: So many works share a commit at most. On a slow disk a commit takes a second, and all that came meanwhile waits for the
+#: next one.
+_TOGETHER = 1024
 #: So many may wait. More than that is more than this machine can write, and is better told at once.
 _WAITING = 8192
+#: After so many works the write-ahead log is emptied.
+_EMPTY_AFTER = 1000
 
 
 class _Job(NamedTuple):
@@ -50,6 +54,9 @@ class Writer:
         self._most = waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._tidier: threading.Thread | None = None
+        self._tidy = threading.Event()
+        self._closing = False
         #: How many works wait or are under way; how many were done, and by how many commits.
         self.waiting = 0
         self.works = 0
@@ -68,6 +75,8 @@ class Writer:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hubstate-hub-writer", daemon=True)
             self._thread.start()
+            self._tidier = threading.Thread(target=self._empty_log, name="hubstate-hub-log", daemon=True)
+            self._tidier.start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self.waiting += 1
@@ -83,6 +92,11 @@ class Writer:
             self._jobs.put(None)
             self._thread.join()
             self._thread = None
+        if self._tidier is not None:
+            self._closing = True
+            self._tidy.set()
+            self._tidier.join()
+            self._tidier, self._closing = None, False
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -99,13 +113,25 @@ class Writer:
             if more is None:
                 return
 
+    def _empty_log(self) -> None:
+        """A thread of its own, because the disk takes long for it, and no request waits for it."""
+        while self._tidy.wait() and not self._closing:
+            self._tidy.clear()
+            try:
+                self._database.empty_log()
+            except sqlite3.OperationalError as error:
+                log("hubstate.server").error("hubstate.hub_log_not_emptied", reason=str(error))
+
     def _written(self, jobs: list[_Job]) -> list[Answer | Exception]:
         try:
             with self._database.writing() as connection:
                 outcomes = [_attempt(connection, job.work) for job in jobs]
         except sqlalchemy.exc.SQLAlchemyError as error:
             return [error] * len(jobs)
+        before = self.works
         self.works += len(jobs)
+        if before // _EMPTY_AFTER != self.works // _EMPTY_AFTER:
+            self._tidy.set()
         self.commits += 1
         return outcomes
 

@@ -141,13 +141,6 @@ def test_a_full_answer_is_as_it_is_described(
     assert not operation.is_valid_response(broken)
 
 
-def test_a_path_that_cannot_be_is_refused_in_the_hubs_own_words(described: Described) -> None:
-    """A part of a path of the wrong type is a refusal like any other."""
-    answer = described.http.put(f"{described.url}/api/uploads/S1/word/p/best.pt", data=b"x", timeout=30)
-    assert answer.status_code == 422
-    assert answer.json()["error"] == "invalid"
-
-
 def test_the_calls_are_shown_to_people(described: Described) -> None:
     """`/docs` shows every call and shape of the description, and loads nothing from elsewhere."""
     answer = described.http.get(f"{described.url}/docs", timeout=30)

@@ -206,3 +206,45 @@ def test_closing_a_writer_that_never_wrote(database: Database) -> None:
     assert "hubstate-hub-writer" not in [thread.name for thread in threading.enumerate()]
     writer.close()
     writer.close()
+
+
+def log_frames(database: Database) -> tuple[int, int]:
+    """How many frames the write-ahead log has, and how many of them stand in their place already."""
+    ((_busy, frames, moved),) = database.look("PRAGMA wal_checkpoint(PASSIVE)")
+    return frames, moved
+
+
+def test_the_log_begins_anew_once_it_was_emptied(database: Database, writer: Writer) -> None:
+    """Emptying the log moves all that was committed, so that the next write begins it anew instead of making it longer."""
+    for n in range(50):
+        all_of(writer.do(noting(n)))
+    assert database.look("PRAGMA wal_autocheckpoint") == [(1000,)]  # of a connection that only looks
+    database.empty_log()
+    frames, moved = log_frames(database)
+    assert frames == moved > 50
+    all_of(writer.do(noting(50)))
+    assert log_frames(database)[0] < 10
+    assert noted(database) == list(range(51))
+
+
+def test_the_log_is_emptied_now_and_then(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After so many works the log is emptied, beside the writes; a disk that fails that is logged, and writes go on."""
+    emptied = threading.Semaphore(0)
+
+    def fails() -> None:
+        emptied.release()
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr("hubstate.server.writer._EMPTY_AFTER", 10)
+    monkeypatch.setattr(database, "empty_log", fails)
+    writer = Writer(database)
+    for round_ in range(2):
+        for n in range(10):
+            all_of(writer.do(noting(10 * round_ + n)))
+        assert emptied.acquire(timeout=60)
+    writer.close()
+    assert noted(database) == list(range(20))
+    assert capfd.readouterr().err.count("disk I/O error") == 2
+    assert "hubstate-hub-log" not in [thread.name for thread in threading.enumerate()]
