@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import EXECUTABLE, run, trained
@@ -172,3 +174,14 @@ def test_the_machine_is_written_to_a_file(tmp_path):
     assert ended.stdout == ""
     assert (tmp_path / "machine.mmd").read_text(encoding="utf-8") == run("diagram").stdout
     assert "cannot write" in run("diagram", "-o", tmp_path / "no" / "machine.mmd", code=1).stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/first-look.md", "docs/command-line.md", "docs/hub.md"])
+def test_the_pages_name_commands_that_exist(page):
+    """Whatever a page tells people to type is a command."""
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    typed = re.findall(r"^(?:\$ )?hubstate ([a-z]+)", "\n".join(blocks), re.MULTILINE)
+    typed += re.findall(r"`hubstate ([a-z]+)", text)
+    assert typed
+    assert set(typed) <= set(COMMANDS)
