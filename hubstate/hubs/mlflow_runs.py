@@ -29,7 +29,7 @@ KEPT, SUPERSEDED = "kept", "superseded"
 _ROUNDS = 10
 #: How many experiments are asked for at once, and of how many pages at most.
 _PAGE, _PAGES = 1_000, 100
-#: How long a page of experiments or runs may be (bytes): their tags come along.
+#: How long a page of experiments or runs may be (bytes): their tags come along, and the newest point of each metric.
 _LONGEST_PAGE = 64_000_000
 #: The experiment of whoever names none, as MLflow has it.
 _DEFAULT = "Default"
@@ -103,7 +103,7 @@ class Runs:
 
     def run(self, model: str, *, files: bool = False) -> Run | Declined | Delayed:
         """The run with this id. Declined if there is none, or if somebody deleted it."""
-        told = self._calls.get("runs/get", {"run_id": model}, files=files)
+        told = self._calls.get("runs/get", {"run_id": model}, files=files, most=_LONGEST_PAGE)
         if not isinstance(told, dict):
             return told
         run = _run(told.get("run"))

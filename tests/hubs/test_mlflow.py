@@ -860,6 +860,14 @@ def test_the_end_is_a_status_at_the_time_of_the_last_row(
     assert (mlflow.tags()["hubstate.state"], mlflow.tags()["hubstate.outcome"]) == ("aborted", "failed")
 
 
+def test_a_run_of_very_many_metrics_comes_to_its_end(
+    mlflow: StandinMLflow, client: MLflowHub, model: str
+) -> None:
+    """A server tells the newest point of each metric whenever it tells of a run, however long that becomes."""
+    mlflow.runs[model]["metrics"] = {(f"metric {number} {'x' * 180}", 1.0, 1, 0) for number in range(20_000)}
+    assert isinstance(client.deliver(close(model)), Accepted)
+
+
 def test_a_run_without_rows_ends_when_the_word_comes(
     mlflow: StandinMLflow, client: MLflowHub, model: str
 ) -> None:
