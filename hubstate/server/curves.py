@@ -30,11 +30,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from hubstate.errors import StorageError
 from hubstate.log import log
 from hubstate.server import rows as rows_room
+from hubstate.server.database import Database
+from hubstate.server.schema import sessions
 
 __all__ = ["Curve", "Curves", "Layout", "Points", "Tail"]
 
@@ -182,8 +184,9 @@ class Curves:
     A file that is damaged or of another version is made anew: it holds nothing that is not in the database.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: Database) -> None:
         self._path = path
+        self._database = database
         self._lock = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
         self._file: sqlite3.Connection | None = None
@@ -197,22 +200,30 @@ class Curves:
 
     # -- laying out --------------------------------------------------------------------------------------
 
-    def lay_out(self, connection: Connection, session: str, born: float) -> Layout:
-        """Brings the columns of a session up to what the database holds. `born`: when the session was created."""
+    def lay_out(self, session: str) -> Layout:
+        """Brings the columns of a session up to what the database holds at this moment."""
         with self._lock:
             busy = self._busy.setdefault(session, threading.Lock())
         with busy:
             try:
-                return self._laid_out(connection, session, born)
+                return self._laid_out(session)
             except sqlite3.DatabaseError as error:
                 with self._lock:
                     self._give_up(error)
             try:
-                return self._laid_out(connection, session, born)
+                return self._laid_out(session)
             except sqlite3.DatabaseError as error:
                 raise StorageError(f"cannot write {self._path}: {error}") from error
 
-    def _laid_out(self, connection: Connection, session: str, born: float) -> Layout:
+    def _laid_out(self, session: str) -> Layout:
+        # Looked at only now that nobody else lays out this session: what another thread laid out is never newer.
+        with self._database.reading() as connection:
+            query = select(sessions.c.created_at).where(sessions.c.id == session)
+            born = connection.execute(query).scalar_one_or_none()
+            self._bring_up(connection, session, born)
+        return self.layout(session)
+
+    def _bring_up(self, connection: Connection, session: str, born: float | None) -> None:
         attempts = rows_room.first_epochs(connection, session)
         before = self._read("SELECT * FROM layouts WHERE session = ?", session)
         if before and self._still_holds(connection, before[0], born, attempts):
@@ -225,10 +236,13 @@ class Curves:
                     self._anew(connection, session, born, attempts)
         else:
             self._anew(connection, session, born, attempts)
-        return self.layout(session)
 
     def _still_holds(
-        self, connection: Connection, known: tuple[Any, ...], born: float, attempts: list[tuple[int, int]]
+        self,
+        connection: Connection,
+        known: tuple[Any, ...],
+        born: float | None,
+        attempts: list[tuple[int, int]],
     ) -> bool:
         """Whether what is laid out is still in force, so that it only has to be added to."""
         session, known_born, _, upto, digest, _, place, told, _ = known
@@ -266,7 +280,7 @@ class Curves:
             self._keep(session, born, generation, upto, digest, layer, attempts)
 
     def _anew(
-        self, connection: Connection, session: str, born: float, attempts: list[tuple[int, int]]
+        self, connection: Connection, session: str, born: float | None, attempts: list[tuple[int, int]]
     ) -> None:
         upto, digest = rows_room.newest_number(connection, session)
         try:
@@ -308,7 +322,7 @@ class Curves:
     def _keep(
         self,
         session: str,
-        born: float,
+        born: float | None,
         generation: str,
         upto: int,
         digest: str,

@@ -38,6 +38,7 @@ __all__ = [
     "keep",
     "newest_in_force",
     "newest_number",
+    "newest_of_all",
     "number",
 ]
 
@@ -250,6 +251,11 @@ def newest_number(connection: Connection, session: str) -> tuple[int, str]:
     query = select(rows.c.n, rows.c.digest).where(rows.c.session == session)
     found = connection.execute(query.order_by(rows.c.n.desc()).limit(1)).one_or_none()
     return (0, "") if found is None else (found.n, found.digest)
+
+
+def newest_of_all(connection: Connection) -> int:
+    """The number of the row that arrived last, of whichever session."""
+    return connection.execute(select(func.max(rows.c.n))).scalar_one() or 0
 
 
 def first_epochs(connection: Connection, session: str) -> list[tuple[int, int]]:

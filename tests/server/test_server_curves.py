@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
 from hubstate.server import rows as rows_room
+from hubstate.server import sessions
 from hubstate.server.curves import Curves, Layout
 from hubstate.server.rows import RowIn
 from hubstate.server.schema import attempts, rows
@@ -28,7 +29,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / "hub")
         self.path = folder / "curves.sqlite"
-        self.curves = Curves(self.path)
+        self.curves = Curves(self.path, self.store.database)
         self.attempt(1)
 
     def close(self) -> None:
@@ -47,8 +48,7 @@ class Bench:
             rows_room.keep(connection, session, new, 0.0)
 
     def lay_out(self, session: str = "S") -> Layout:
-        with self.store.database.reading() as connection:
-            return self.curves.lay_out(connection, session, 1.0)
+        return self.curves.lay_out(session)
 
     def drawn(self, session: str = "S") -> dict[str, list[tuple[float, float | None]]]:
         """All points of all curves, by name."""
@@ -255,8 +255,10 @@ def test_a_session_of_the_same_id_that_is_another_one_is_laid_out_anew(bench: Be
     assert bench.drawn() == {"a": [(0.0, 5.0), (1.0, 6.0), (2.0, 7.0)]}
     with bench.store.database.writing() as connection:
         connection.execute(update(rows).where(rows.c.epoch == 0).values(metrics={"a": 8}))
-    with bench.store.database.reading() as connection:
-        bench.curves.lay_out(connection, "S", born=2.0)
+    with bench.store.database.writing() as connection:
+        told = {"name": "S", "epochs": 9, "project": None, "group": None, "tags": [], "config": {}}
+        rows_told = {"attempt": 1, "first_epoch": 0, "body": {}, "told": told, "now": 2.0}
+        sessions.new_attempt(connection, "default", "S", **rows_told)
     assert bench.drawn()["a"][0] == (0.0, 8.0)
 
 

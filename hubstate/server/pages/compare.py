@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from hubstate.server import describe, sessions
+from hubstate.server import describe, rows, sessions
 from hubstate.server.answers import Problem
-from hubstate.server.pages.desk import HEADERS, Desk
+from hubstate.server.pages.desk import AT_ONCE, HEADERS, Desk
 from hubstate.server.pages.query import Stretch, stretch, whole
 
 __all__ = ["MOST", "add"]
@@ -33,11 +34,17 @@ def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
     now = desk.now()
     shown: list[dict[str, Any]] = []
     overlays: dict[tuple[str, str], Overlay] = {}
+    waiting: list[str] = []
     with desk.store.database.reading() as connection:
+        newest = rows.newest_of_all(connection)
         for place, model in enumerate(wanted):
             session = sessions.find(connection, model, owner)
-            layout = desk.curves.lay_out(connection, model, session["created_at"])
-            shown.append(describe.summary_of(connection, session, now, delivered=layout.length))
+            delivered = desk.counts.of(connection, session, newest)
+            shown.append(describe.summary_of(connection, session, now, delivered=delivered))
+            if delivered > AT_ONCE and desk.curves.length(model) is None:
+                waiting.append(model)
+                continue
+            layout = desk.curves.lay_out(model)
             for curve in layout.curves:
                 key = curve.name, curve.over
                 overlays.setdefault(key, Overlay(*key, {})).curves[place] = curve.id
@@ -45,6 +52,7 @@ def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
     chosen = sorted(overlays.values(), key=lambda one: (-len(one.curves), one.name))
     return {
         "sessions": shown,
+        "waiting": waiting,
         "overlays": sorted(chosen[:_METRICS], key=lambda one: one.name),
         "left": max(0, len(chosen) - _METRICS),
         "most": MOST,
@@ -80,7 +88,10 @@ def add(app: FastAPI, desk: Desk) -> None:
         if owner is None:
             return desk.to_login(request)
         view = await run_in_threadpool(_view, desk, owner, _wanted(request))
-        return desk.page(request, "compare.html", view)
+        answer = desk.page(request, "compare.html", view)
+        if view["waiting"]:
+            answer.background = BackgroundTask(desk.make_ready, view["waiting"])
+        return answer
 
     @app.get("/compare/points", include_in_schema=False)
     async def compare_points(request: Request) -> Response:

@@ -10,7 +10,6 @@ from urllib.parse import quote, urlsplit
 import jinja2
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server.admission import COOKIE, admit_page, check_same_site
@@ -20,10 +19,9 @@ from hubstate.server.pages import assets, words
 from hubstate.server.pages.counts import Counts
 from hubstate.server.pages.machine import Ways
 from hubstate.server.pages.watch import Watch
-from hubstate.server.schema import sessions
 from hubstate.server.shells import Wiring, base_of, visit_of
 
-__all__ = ["HEADERS", "Desk", "page_of_problem", "wants_page"]
+__all__ = ["AT_ONCE", "HEADERS", "Desk", "page_of_problem", "wants_page"]
 
 #: What every page says to the browser: nothing from elsewhere, no script or style that stands in a page, no frame.
 HEADERS = {
@@ -38,6 +36,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+#: A page waits for the curves of sessions of so many rows; of longer ones it is shown first.
+AT_ONCE = 5000
+
 
 class Desk:
     """Where the pages are made. `root`: the path under which a proxy shows the hub, empty or like `/hub`."""
@@ -46,7 +47,7 @@ class Desk:
         self.wiring = wiring
         self.store = wiring.store
         self.root = _root(wiring)
-        self.curves = Curves(self.store.data_dir / "curves.sqlite")
+        self.curves = Curves(self.store.data_dir / "curves.sqlite", self.store.database)
         self.watch = Watch(self.store)
         self.counts = Counts()
         self.ways = Ways()
@@ -113,14 +114,7 @@ class Desk:
         """Lays out the curves of sessions that nobody looked at yet, one after the other."""
         for session in listed:
             if self.curves.length(session) is None:
-                await run_in_threadpool(self._lay_out, session)
-
-    def _lay_out(self, session: str) -> None:
-        with self.store.database.reading() as connection:
-            query = select(sessions.c.created_at).where(sessions.c.id == session)
-            born = connection.execute(query).scalar_one_or_none()
-            if born is not None:
-                self.curves.lay_out(connection, session, born)
+                await run_in_threadpool(self.curves.lay_out, session)
 
     # -- what need not be made twice ---------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, text
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from hubstate.server import describe, schema, sessions
-from hubstate.server.pages.desk import Desk
+from hubstate.server import describe, rows, schema, sessions
+from hubstate.server.pages.desk import AT_ONCE, Desk
 from hubstate.server.pages.digests import digest
 from hubstate.states import LIVE_STATES, State
 
@@ -28,7 +28,7 @@ __all__ = ["Asked", "add", "list_rows", "list_view", "position_of_list"]
 PAGE, _CHOICES = 50, 200
 _TEXT = 200
 #: From so many rows on a session's curves are laid out before somebody asks for them.
-_WORTH_IT = 2000
+_WORTH_IT = AT_ONCE // 2
 
 #: What can be asked for by its state: the word in the address, and what is written.
 STATES = {
@@ -162,7 +162,7 @@ def _page(
     desk: Desk, connection: Connection, wanted: ColumnElement[bool], offset: int, now: float
 ) -> list[dict[str, Any]]:
     query = select(_sessions).where(wanted).order_by(_sessions.c.created_at.desc(), _sessions.c.id.desc())
-    newest = connection.execute(select(func.max(schema.rows.c.n))).scalar_one() or 0
+    newest = rows.newest_of_all(connection)
     return [
         {
             **describe.summary_of(

@@ -58,8 +58,8 @@ class _Sessions:
         def look() -> tuple[dict[str, str], Layout]:
             with desk.store.database.reading() as connection:
                 session = sessions.find(connection, model, self._owner)
-                layout = desk.curves.lay_out(connection, model, session["created_at"])
-                return part_texts(desk, page_view(desk, connection, session)), layout
+                texts = part_texts(desk, page_view(desk, connection, session))
+            return texts, desk.curves.lay_out(model)
 
         if not self._woken:  # the page may know more than was there at the last change
             self._woken = True
@@ -83,12 +83,11 @@ class _Sessions:
         if parts:
             told["parts"] = parts
         if (now.generation, now.rows) != (before.generation, before.rows):
-            told["curves"] = self._curves(before, now)
+            told["curves"] = self._curves(before, now, layout)
         return str(now), told
 
-    def _curves(self, before: Position, now: Position) -> dict[str, Any]:
+    def _curves(self, before: Position, now: Position, layout: Layout) -> dict[str, Any]:
         desk, model = self._desk, self._model
-        layout = desk.curves.layout(model)
         tails = None
         if before.generation == now.generation:
             tails = desk.curves.tail(model, now.generation, before.rows, now.rows, _MOST_ROWS)

@@ -10,14 +10,14 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from markupsafe import Markup
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, RowMapping, select
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server import charts, describe, models, rows, schema, sessions
 from hubstate.server.answers import Caller, Problem
 from hubstate.server.curves import Curve, Layout
-from hubstate.server.pages.desk import HEADERS, Desk
+from hubstate.server.pages.desk import AT_ONCE, HEADERS, Desk
 from hubstate.server.pages.machine import picture, strip
 from hubstate.server.pages.position import PARTS, position_of
 from hubstate.server.pages.query import Stretch, stretch, whole
@@ -28,8 +28,7 @@ __all__ = ["add", "figures", "page_view", "part_texts", "points_of"]
 
 #: How many rows, lines of the journal and columns of the table a page shows.
 _ROWS, _STEPS, _COLUMNS = 50, 100, 60
-#: A session of more rows whose curves nobody saw yet is shown without them first: its stream brings them.
-_AT_ONCE = 5000
+#: What is shown of a long session whose curves nobody saw yet: its stream brings them.
 _NOTHING = Layout("0", 0, [])
 #: How many curves are told at once.
 _CURVES = 50
@@ -41,8 +40,7 @@ def page_view(desk: Desk, connection: Connection, session: RowMapping) -> dict[s
     """What the parts of the page show."""
     now = desk.now()
     model = session["id"]
-    newest_of_all = connection.execute(select(func.max(schema.rows.c.n))).scalar_one() or 0
-    delivered = desk.counts.of(connection, session, newest_of_all)
+    delivered = desk.counts.of(connection, session, rows.newest_of_all(connection))
     data = describe.model_of(desk.store, connection, session, desk.root, now, delivered=delivered)
     # Addresses of files are signed for a week from the day's beginning on, so that they stay as they are for a day.
     day = now - now % _DAY
@@ -107,8 +105,8 @@ def _step_view(step: dict[str, Any]) -> dict[str, Any]:
 def points_of(desk: Desk, model: str, owner: str, curves: list[str], wanted: Stretch) -> bytes:
     """Points of some curves of a session, as JSON. Raises `Problem` 404 or 422."""
     with desk.store.database.reading() as connection:
-        session = sessions.find(connection, model, owner)
-        layout = desk.curves.lay_out(connection, model, session["created_at"])
+        sessions.find(connection, model, owner)
+    layout = desk.curves.lay_out(model)
     found = {}
     for curve in curves[:_CURVES]:
         points = desk.curves.points(model, whole(curve, "curve"), *wanted)
@@ -120,8 +118,8 @@ def points_of(desk: Desk, model: str, owner: str, curves: list[str], wanted: Str
 def _drawing(desk: Desk, model: str, owner: str, curve: int) -> str:
     """A chart as SVG, for a page without script. Raises `Problem` 404."""
     with desk.store.database.reading() as connection:
-        session = sessions.find(connection, model, owner)
-        layout = desk.curves.lay_out(connection, model, session["created_at"])
+        sessions.find(connection, model, owner)
+    layout = desk.curves.lay_out(model)
     found = next((one for one in layout.curves if one.id == curve), None)
     points = desk.curves.points(model, curve, -math.inf, math.inf, 120)
     if found is None or points is None:
@@ -139,8 +137,8 @@ def add(app: FastAPI, desk: Desk) -> None:
         with desk.store.database.reading() as connection:
             session = sessions.find(connection, model, owner)
             view = page_view(desk, connection, session)
-            unseen = view["session"]["delivered"] > _AT_ONCE and desk.curves.length(model) is None
-            layout = _NOTHING if unseen else desk.curves.lay_out(connection, model, session["created_at"])
+            unseen = view["session"]["delivered"] > AT_ONCE and desk.curves.length(model) is None
+            layout = _NOTHING if unseen else desk.curves.lay_out(model)
         texts = part_texts(desk, view)
         return {
             **view,

@@ -37,6 +37,9 @@ function adopt(figure, number) {
 }
 
 [...grid.children].forEach(adopt);
+
+// Charts of long sessions that nobody saw yet are still being made: the page comes again until all are there.
+if (grid.dataset.waiting) setTimeout(() => location.reload(), 1500);
 tools.filter();
 
 rows.forEach((row, place) => {
