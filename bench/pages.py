@@ -8,6 +8,8 @@ cache. Times are the browser's own, from the beginning of the navigation until a
 
 *Cold* is the first look at a session since the hub was made: its columns (`curves.sqlite`) are laid out meanwhile.
 
+The data are made in a folder that is removed; `HUBSTATE_BENCH_FOLDER=DIR` keeps them for the next run.
+
 With `HUBSTATE_BENCH_PEERS=PYTHON`, an interpreter that has tensorboard and trackio, the same values are written by their
 own writers, and their pages are measured beside, once their servers have read all. TensorBoard thins out when it reads
 (1,000 points of each line); trackio sends every page all points, up to its own limit.
@@ -135,6 +137,11 @@ def loaded(page: Page) -> tuple[float, float]:
     page.locator("input[type=search]").fill("short 999")
     page.locator("#sessions tr").nth(1).wait_for(state="detached")
     return stands, page.evaluate("performance.now()") - begin
+
+
+def all_made(page: Page) -> None:
+    """Waits until the page of many sessions waits for none of them."""
+    page.locator("#overlays:not([data-waiting]) figure[data-drawn]").first.wait_for(timeout=600_000)
 
 
 def told(times: list[float]) -> str:
@@ -280,9 +287,13 @@ def others(browser: Browser, python: str, place: Path, runs: int, count: int, ma
 
 def main(runs: int, count: int, many: int) -> None:
     program = shutil.which("chromium") or sys.exit("bench/pages.py needs Debian's package chromium")
+    kept = os.environ.get("HUBSTATE_BENCH_FOLDER")
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as driver:
-        folder = Path(temporary)
-        fill(folder / "hub", count, many)
+        folder = Path(kept or temporary)
+        if not (folder / "hub").exists():
+            fill(folder / "hub", count, many)
+        for path in (folder / "hub").glob("curves.sqlite*"):
+            path.unlink()
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         print(
             f"{machine()}; {runs} runs; {many} sessions of {count:,} rows with {METRICS} metrics; ms, median (min to max)"
@@ -297,15 +308,15 @@ def main(runs: int, count: int, many: int) -> None:
         with serving(folder / "hub") as address:
             line("a session", [opened(browser, f"{address}/models/S0", drawn) for _ in range(runs)])
             query = "&".join(f"session=S{session}" for session in range(many))
-            first = [opened(browser, f"{address}/compare?{query}", drawn)]
-            line(f"{many} sessions in each chart, the others cold", first)
+            opened(browser, f"{address}/", loaded)  # the list makes the columns of what it shows
+            opened(browser, f"{address}/compare?{query}", all_made)
             line(
                 f"{many} sessions in each chart",
                 [opened(browser, f"{address}/compare?{query}", drawn) for _ in range(runs)],
             )
             found = [opened(browser, f"{address}/", loaded) for _ in range(runs)]
         python = os.environ.get("HUBSTATE_BENCH_PEERS")
-        for number in (1, many) if python else ():
+        for number in sorted({1, many}) if python else ():
             place = folder / f"others{number}"
             place.mkdir()
             others(browser, python or "", place, runs, count, number)

@@ -336,6 +336,15 @@ def test_several_sessions_are_compared(client: Client, opened: Opened) -> None:
     assert page.evaluate(lines) == [["run A"], []]
 
 
+def test_long_sessions_are_compared_once_their_charts_are_made(client: Client, opened: Opened) -> None:
+    """Whoever compares long sessions that nobody saw yet sees the page at once, and their charts by themselves."""
+    for session in "AB":
+        client.open(session, name=f"run {session}")
+        client.rows([row(epoch, loss=epoch) for epoch in range(6000)], session)
+    page = opened(f"{client.url}/compare?session=A&session=B")
+    page.locator("#overlays:not([data-waiting]) figure[data-points='2000']").wait_for()
+
+
 def test_nothing_moves_while_a_page_loads(client: Client, opened: Opened) -> None:
     """What a script adds has its place already: nothing jumps under the reader's hand."""
     client.open(epochs=9, config={"lr": 1})
