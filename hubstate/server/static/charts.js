@@ -285,7 +285,7 @@ export class Chart {
     return {
       width: this.plot.clientWidth,
       height: HEIGHT,
-      padding: [8, 6, 0, 0],
+      padding: [8, 10, 0, 0],
       legend: { show: false },
       scales: { x: { time: false, auto: false }, y: { distr: this.tools.log ? 3 : 1 } },
       axes: [
