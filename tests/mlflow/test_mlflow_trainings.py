@@ -234,7 +234,7 @@ def test_many_at_once_open_one_run(hub: MLflowServer) -> None:
     client.close()
     assert isinstance(reply, Accepted)
     # Whose request failed the database just then was told to come again, and knows no run yet.
-    assert models - {"None"} == {reply.news.model}
+    assert models - {"None"} <= {reply.news.model}
     assert [run["info"]["run_id"] for run in hub.runs(session)] == [reply.news.model]
 
 
