@@ -359,7 +359,6 @@ def test_a_stop_does_not_wait_for_ever(data_dir: Path) -> None:
         ("POST", "/v1/models/S1/upload", {"Content-Type": "multipart/form-data; boundary=b"}),
         ("POST", "/v1/models/S1/uploads", {"Tus-Resumable": "1.0.0", "Upload-Length": "20000000"}),
         ("POST", "/v1/models/S1/uploads/" + "0" * 32, {}),
-        ("POST", "/api/webhooks/models/upload", {}),
         ("POST", "/login", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
