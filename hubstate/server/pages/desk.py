@@ -54,6 +54,7 @@ class Desk:
         self._templates = environment(wiring)
         self._kept: dict[object, tuple[object, Any]] = {}
         self._keeping = threading.Lock()
+        self._making: set[str] = set()
 
     def close(self) -> None:
         """Lets go of the files; no request may be under way."""
@@ -111,10 +112,17 @@ class Desk:
     # -- charts ------------------------------------------------------------------------------------------
 
     async def make_ready(self, listed: Sequence[str]) -> None:
-        """Lays out the curves of sessions that nobody looked at yet, one after the other."""
+        """Lays out the curves of sessions that nobody looked at yet, one after the other, until the server stops."""
         for session in listed:
-            if self.curves.length(session) is None:
+            if self.watch.ended:
+                return
+            if session in self._making or self.curves.length(session) is not None:
+                continue
+            self._making.add(session)
+            try:
                 await run_in_threadpool(self.curves.lay_out, session)
+            finally:
+                self._making.discard(session)
 
     # -- what need not be made twice ---------------------------------------------------------------------
 

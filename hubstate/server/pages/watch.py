@@ -64,6 +64,11 @@ class Watch:
         self._seen: dict[str, tuple[str, ...]] = {}
         self._newest = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server stops."""
+        return self._ended
+
     def end(self) -> None:
         """The server stops: whoever listens is told that nothing more will come."""
         self._ended = True
