@@ -358,8 +358,8 @@ def _digest(table: Iterable[Rule], decisions: int) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-#: Raised by one whenever a guard, a builder or `adopt` decides otherwise under the same rows. Words do not count: what
-#: a refusal says may be said better.
+#: From the first release on raised by one whenever a guard, a builder or `adopt` decides otherwise under the same rows.
+#: Words do not count: what a refusal says may be said better.
 DECISIONS = 1
 #: Names the table in journals, so that a reader knows under which one a step was decided.
 TABLE_DIGEST = _digest(TABLE, DECISIONS)

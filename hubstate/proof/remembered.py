@@ -319,7 +319,8 @@ def _told_by_trainer(before: Memory, event: Event, actions: tuple[AnyAction, ...
             clocks = ("metrics_since", "checkpoint_since")
             return {clock: at for clock in clocks if getattr(before, clock) is None}
         case FitEpochEnd(final=False) if training:
-            return {"rows": before.rows + 1, "epoch": event.epoch}
+            furthest = event.epoch if before.epoch is None else max(before.epoch, event.epoch)
+            return {"rows": before.rows + 1, "epoch": furthest}
         case FitEpochEnd() | TrainBatchEnd() if training:
             return {"rows": before.rows + 1}
         case ModelSave() if training:

@@ -177,6 +177,13 @@ def test_the_extra_evaluation_is_no_finished_epoch() -> None:
     assert (ordinary.rows, ordinary.epoch) == (5, 4)
 
 
+def test_an_epoch_told_once_more_undoes_none() -> None:
+    """A row of an earlier epoch is counted as a row, and the furthest epoch stays the one that is shown."""
+    ahead = said(State.TRAINING, "fit_epoch_end", "interval over").memory
+    again = decide(ahead, ev.FitEpochEnd(NOW + 5, 0, {"loss": 0.4})).memory
+    assert (again.rows, again.epoch) == (6, 4)
+
+
 def test_the_interval_counts_from_the_acknowledgement() -> None:
     """The next send is due an interval after the acknowledgement, not after the asking; then under a new key."""
     first = said(State.TRAINING, "fit_epoch_end", "interval over")
