@@ -35,7 +35,17 @@ settings.register_profile("everyday", derandomize=True, database=None)
 settings.load_profile("everyday")
 
 #: The rooms and modules here that search, simulate, kill or render: `scripts/check` leaves them out, but with `--all`.
-THOROUGH = ("browser", "chaos", "crash", "diagram", "promises", "proof", "show", "testing")
+THOROUGH = (
+    "browser/",
+    "chaos/",
+    "cli/test_cli_check",
+    "crash/",
+    "diagram/",
+    "promises/",
+    "proof/",
+    "show/",
+    "testing/",
+)
 
 _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"
@@ -50,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0].removesuffix(".py") in THOROUGH:
+        if item.path.relative_to(here).as_posix().startswith(THOROUGH):
             item.add_marker("thorough")
     for needs in ("trainers", "mlflow"):
         if not os.environ.get(f"HUBSTATE_TEST_{needs.upper()}"):
