@@ -822,7 +822,6 @@ class _Judge:
         if isinstance(action, Heartbeat):
             return
         out = next((out for out in m.out if out.key == action.key), None)
-        before = m.out if out is None else m.out[: m.out.index(out)]
         if isinstance(action, SendRows):
             self._rows_arrived(fact, was_refused=out is not None and out.was_refused)
         if isinstance(action, OpenSession):
@@ -838,8 +837,10 @@ class _Judge:
             if not once:
                 self.fail("S3", f"a second final checkpoint of attempt {action.attempt} is stored")
             self.note(finals=(*m.finals, action.attempt) if once else m.finals)
-        self._in_turn(action, before)
         if out is not None:
+            # What arrived before came in its turn; the network may bring it once more behind rows that are tried anew.
+            if not out.arrived:
+                self._in_turn(action, m.out[: m.out.index(out)])
             self.note(out=tuple(o._replace(arrived=True) if o is out else o for o in self.monitor.out))
         if m.sees_rows and isinstance(action, OpenSession | SendRows):
             self._shown(fact)

@@ -162,6 +162,22 @@ def test_a_close_before_the_rows_is_seen():
     assert seen.observe(Arrived(close, (), stored=True)) == ["S6"]
 
 
+def test_a_file_that_comes_once_more_keeps_its_turn():
+    """S6: a final checkpoint follows the rows that wait, but its repeat may come behind refused ones that are tried anew."""
+    seen = after(6)
+    seen.arrive(OpenSession)
+    rows, final = (
+        next(a for a in seen.memory.outstanding if isinstance(a, kind)) for kind in (SendRows, SendCheckpoint)
+    )
+    early = Seen()
+    early.monitor, early.memory = seen.monitor, seen.memory
+    assert early.observe(Arrived(final, (), stored=True)) == ["S6"]
+    assert seen.tell(ev.Refused(at=13.0, key=rows.key, reason="too long", status=413)) == []
+    assert seen.observe(Arrived(final, (), stored=True)) == []
+    assert seen.tell(ev.RetryRefused(at=14.0)) == []
+    assert seen.observe(Arrived(final, (), stored=False)) == []
+
+
 def test_done_too_early_is_seen():
     """S6: a session that waits for anything is not done."""
     seen = after(6)
