@@ -342,7 +342,7 @@ def test_long_sessions_are_compared_once_their_charts_are_made(client: Client, o
         client.open(session, name=f"run {session}")
         client.rows([row(epoch, loss=epoch) for epoch in range(6000)], session)
     page = opened(f"{client.url}/compare?session=A&session=B")
-    page.locator("#overlays:not([data-waiting]) figure[data-points='2000']").wait_for()
+    page.locator("#overlays:not([data-waiting]) figure[data-points='1416']").wait_for()
 
 
 def test_nothing_moves_while_a_page_loads(client: Client, opened: Opened) -> None:
