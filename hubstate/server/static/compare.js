@@ -9,6 +9,14 @@ const hidden = new Set();
 export const charts = new Map();
 const tools = new Tools(charts);
 
+// One chart after the other: asked for all at once they share the hub's one interpreter, and the first comes with the last.
+let turn = Promise.resolve();
+function inTurn(ask) {
+  const mine = turn.then(ask);
+  turn = mine.catch(() => {}); // who asked hears of it; the next one has its turn all the same
+  return mine;
+}
+
 function adopt(figure, number) {
   // `PLACE:CURVE` for each session that has this metric, by its place in the table above.
   const told = figure.dataset.of.trim().split(" ").map((one) => one.split(":").map(Number));
@@ -20,7 +28,7 @@ function adopt(figure, number) {
       query.set("from", low);
       query.set("to", high);
     }
-    const answer = await fetch(`${grid.dataset.points}?${query}`);
+    const answer = await inTurn(() => fetch(`${grid.dataset.points}?${query}`));
     if (!answer.ok) throw new Error(`the hub answered ${answer.status}`);
     const { curves } = await answer.json();
     const lines = curves.flatMap((curve, n) => {
