@@ -67,8 +67,9 @@ def bring(
     if hub is not None and into is None:
         raise UsageError("--hub is for --into; `hubstate sync --hub URL` delivers what was imported")
     here = settings.resolve(directory=directory, hub=hub)
-    known = overview.folders(here, directory if directory is not None and directory.is_dir() else None)
-    found = [one for folder in folders for one in importing.find(folder)]
+    # A place that is not there yet holds no session; what lies elsewhere is not looked at, as when it is there.
+    known = [] if directory is not None and not directory.is_dir() else overview.folders(here, directory)
+    found = importing.find_all(folders)
     if not found:
         where = ", ".join(map(str, folders))
         raise UsageError(

@@ -7,7 +7,7 @@ Each tool has a room that knows its files (`ultralytics`, `lightning`, `transfor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ from hubstate.importing.found import Found
 from hubstate.importing.gaps import Filled, fill
 from hubstate.importing.writing import Imported, Wanted, bring
 
-__all__ = ["Filled", "Found", "Imported", "Unusable", "Wanted", "bring", "fill", "find"]
+__all__ = ["Filled", "Found", "Imported", "Unusable", "Wanted", "bring", "fill", "find", "find_all"]
 
 
 class Unusable(NamedTuple):
-    """A folder that looks like a training and cannot be read, and why."""
+    """A folder that looks like a training, or may hold one, and cannot be read, and why."""
 
     folder: Path
     reason: str
@@ -41,11 +41,34 @@ def find(folder: Path) -> Iterator[Found | Unusable]:
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
-    for place, names, _ in os.walk(folder):
+    closed: list[OSError] = []
+    for place, names, _ in os.walk(folder, onerror=closed.append):
+        yield from _unseen(closed)
         here = _read(Path(place))
         yield from here
         # What lies below a training belongs to it: its weights, its checkpoints.
         names[:] = [] if here else sorted(name for name in names if not name.startswith("."))
+    yield from _unseen(closed)
+
+
+def find_all(folders: Iterable[Path]) -> list[Found | Unusable]:
+    """The trainings in several folders, each once, however often its folder is named or lies below another one.
+
+    Raises `UsageError` for a folder that is not there.
+    """
+    met: dict[tuple[Path, str], Found | Unusable] = {}
+    for folder in folders:
+        for one in find(folder):
+            what = one.reason if isinstance(one, Unusable) else one.tool
+            met.setdefault((one.folder.resolve(), what), one)
+    return list(met.values())
+
+
+def _unseen(closed: list[OSError]) -> Iterator[Unusable]:
+    """The folders that could not be looked into; then they are told."""
+    for error in closed:
+        yield Unusable(Path(error.filename), f"cannot look into {error.filename}: {error.strerror}")
+    closed.clear()
 
 
 def _read(folder: Path) -> list[Found | Unusable]:

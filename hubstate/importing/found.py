@@ -25,6 +25,7 @@ __all__ = [
     "SavedFile",
     "Table",
     "cell",
+    "counted",
     "settings_of",
     "table_of",
     "text_of",
@@ -142,6 +143,11 @@ def cell(text: str) -> float | int | None:
     return float(text)
 
 
+def counted(value: float | None) -> int | None:
+    """The epoch or the step that a number stands for; None for one that stands for none."""
+    return int(value) if value is not None and 0 <= value <= MOST and value == int(value) else None
+
+
 def row_of(
     at: float, epoch: int, metrics: Mapping[str, float | int], *, step: int | None = None, final: bool = False
 ) -> Measured:
@@ -170,7 +176,7 @@ def settings_of(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         found = yaml.load(text_of(path), _Loader)  # noqa: S506 - it is a safe one
     except StorageError as failure:
         return {}, (str(failure),)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         return {}, (f"{path.name} cannot be read, so no setting is known: {reason}",)
     if not isinstance(found, dict):

@@ -25,6 +25,7 @@ from hubstate.importing.found import (
     SavedFile,
     Table,
     cell,
+    counted,
     row_of,
     settings_of,
     table_of,
@@ -91,13 +92,13 @@ def _lines(table: Table) -> tuple[list[_Line], list[str]]:
                 continue
             if value is not None and name:
                 numbers[name] = value
-        epoch, step = numbers.pop("epoch", current), numbers.pop("step", None)
-        if step is None or any(place != int(place) or place < 0 for place in (epoch, step)):
+        epoch, step = counted(numbers.pop("epoch", current)), counted(numbers.pop("step", None))
+        if epoch is None or step is None:
             odd.append(f"{_METRICS} line {number}: it names no step, and is left out")
             continue
-        current = int(epoch)
+        current = epoch
         if numbers:
-            lines.append((current, int(step), numbers))
+            lines.append((current, step, numbers))
     return lines, odd
 
 

@@ -142,7 +142,7 @@ def _place(entry: dict[str, Any]) -> tuple[int, int, bool]:
     passed = done if isinstance(done, int | float) and 0 <= done < 2**53 else 0
     ended = passed > 0 and math.isclose(passed, round(passed), rel_tol=0, abs_tol=1e-6)
     epoch = round(passed) - 1 if ended else int(passed)
-    return epoch, step if isinstance(step, int) and 0 <= step < 2**53 else 0, ended
+    return epoch, step if type(step) is int and 0 <= step < 2**53 else 0, ended
 
 
 def _files(folder: Path, state: _State) -> Iterator[SavedFile]:

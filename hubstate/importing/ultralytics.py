@@ -23,6 +23,7 @@ from hubstate.importing.found import (
     SavedFile,
     Table,
     cell,
+    counted,
     row_of,
     settings_of,
     table_of,
@@ -33,6 +34,8 @@ from hubstate.importing.found import (
 __all__ = ["is_here", "read"]
 
 _RESULTS, _SETTINGS, _DRAWN_LAST = "results.csv", "args.yaml", "results.png"
+#: How long a training can have taken; a longer time is none (seconds, a century).
+_LONGEST = 100 * 365.25 * 86400
 #: What Ultralytics chooses the best weights by, by the beginning of the columns: their sum, or their mean.
 _CHOSEN_BY = ("metrics/mAP50-95(", "metrics/accuracy_top", "metrics/mIoU")
 
@@ -62,14 +65,14 @@ def read(folder: Path) -> Found | None:
         for (epoch, metrics, _), since in zip(lines, elapsed, strict=True)
     )
     planned = settings.get("epochs")
-    epochs = planned if type(planned) is int and planned > 0 else None
+    epochs = planned if type(planned) is int and 0 < planned < 2**31 else None
     unfinished = _unfinished(folder, rows, epochs)
     return Found(
         folder=folder,
         tool="Ultralytics",
         name=f"{folder.resolve().parent.name}/{folder.resolve().name}".strip("/"),
         first=repr(table.lines[0][1]) if table.lines else "",
-        opened_at=written - whole,
+        opened_at=max(0.0, written - whole),
         rows=rows,
         files=tuple(_files(folder / "weights", rows, finished=not unfinished)),
         epochs=epochs,
@@ -99,11 +102,11 @@ def _lines(table: Table) -> tuple[list[_Line], list[str]]:
                 continue
             if value is not None and name:
                 numbers[name] = value
-        epoch, seconds = numbers.pop("epoch", None), numbers.pop("time", None)
-        if epoch is None or epoch != int(epoch) or epoch < 0:
+        epoch, seconds = counted(numbers.pop("epoch", None)), numbers.pop("time", None)
+        if epoch is None:
             odd.append(f"{_RESULTS} line {number}: it names no epoch, and is left out")
             continue
-        lines.append((int(epoch), numbers, None if seconds is None else float(seconds)))
+        lines.append((epoch, numbers, None if seconds is None else float(seconds)))
     return lines, odd
 
 
@@ -112,7 +115,7 @@ def _elapsed(times: list[float | None]) -> list[float]:
     found: list[float] = []
     before = last = 0.0
     for seconds in times:
-        if seconds is not None and 0 <= seconds < float("inf"):
+        if seconds is not None and 0 <= seconds <= _LONGEST:
             if seconds < last:
                 before += last
             last = seconds

@@ -58,6 +58,7 @@ def test_sessions_are_kept_where_it_is_said():
     run("import", "train", "--directory", "kept")
     assert "nothing is new" in run("import", "train", "--directory", "kept").stdout
     assert len(list(Path("kept").glob("0*"))) == 1
+    assert "imported, rows: 3" in run("import", "train", "--directory", "elsewhere").stdout
 
 
 def test_a_folder_with_nothing_to_import_is_a_mistake():

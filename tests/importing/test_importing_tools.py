@@ -12,7 +12,7 @@ import pytest
 from leftovers import WRITTEN, lightning, only, settled, transformers, ultralytics
 
 from hubstate.errors import StorageError, UsageError
-from hubstate.importing import Unusable, find
+from hubstate.importing import Unusable, find, find_all
 from hubstate.importing.found import text_of, written_at
 
 # -- Ultralytics -----------------------------------------------------------------------------------------
@@ -140,12 +140,37 @@ def test_what_cannot_be_read_of_a_table_is_named():
     assert "its last line has no end" in told
 
 
+def test_numbers_that_are_no_epoch_and_no_time_cost_their_line_alone():
+    """NaN, infinities and what is too big are named where an epoch or a step should be; as times they tell nothing."""
+    folder = ultralytics()
+    (folder / "results.csv").write_text(
+        "epoch,time,loss\n1,1e308,2\nnan,2,1\ninf,3,1\n1e300,4,1\n2,1e308,1\n"
+    )
+    (folder / "args.yaml").write_text(f"epochs: {10**30}\n")
+    found = only(settled(folder))
+    assert [(row.epoch, row.at) for row in found.rows] == [(0, WRITTEN), (1, WRITTEN)]
+    assert "".join(found.notes).count("names no epoch") == 3
+    assert (found.opened_at, found.epochs) == (WRITTEN, None)
+    folder = lightning()
+    (folder / "metrics.csv").write_text("epoch,step,a\n0,1,1\n0,inf,1\nnan,2,1\n0,1e300,1\n")
+    found = only(folder)
+    assert [row.epoch for row in found.rows] == [0]
+    assert len([note for note in found.notes if "is left out" in note]) == 3
+
+
+def test_a_file_without_a_time_of_its_own_is_of_the_beginning():
+    """Where the file's own time is lost (0), the training did not begin before all times."""
+    found = only(settled(ultralytics(), at=0.0))
+    assert found.opened_at == 0.0
+
+
 def test_settings_that_cannot_be_read_are_named():
     """A broken or odd `args.yaml` costs the configuration alone, and the reason is told."""
     folder = ultralytics()
     for text, reason in (
         ("a: [", "cannot be read"),
         ("- 1\n", "holds no settings"),
+        ("[" * 5_000, "cannot be read"),
         ("!!python/object:os.system x", ""),
     ):
         (folder / "args.yaml").write_text(text)
@@ -325,6 +350,29 @@ def test_a_file_that_must_not_be_read_is_named():
     (folder / "results.csv").chmod(0)
     (one,) = find(folder)
     assert isinstance(one, Unusable)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(monkeypatch):
+    """A folder that may hold a training and is closed is told with its path; those beside it are found."""
+    Path("all/closed").mkdir(parents=True)
+    ultralytics(Path("all/train"))
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    told, found = find(Path("all"))
+    assert told == Unusable(Path("all/closed"), "cannot look into all/closed: Permission denied")
+    assert not isinstance(found, Unusable)
+
+
+def test_a_training_that_is_named_twice_is_one():
+    """Folders that lie in one another, or are given twice, hold each training once."""
+    folder = ultralytics()
+    assert len(find_all([Path("runs"), folder, folder.resolve(), Path("runs/detect")])) == 1
 
 
 def test_a_folder_that_is_not_there_is_a_mistake():
