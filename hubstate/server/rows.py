@@ -44,6 +44,8 @@ __all__ = [
 
 #: The biggest epoch, step or attempt that is taken.
 BIGGEST = 2**53
+#: So many digits of a number are looked at, zeros at its head included.
+_DIGITS = 20
 #: So many rows, of all sessions together, are looked through sooner than a session's rows are looked up.
 _NEAR = 20_000
 
@@ -94,7 +96,7 @@ def from_hub_v1(metrics: Mapping[str, object], attempt: int) -> tuple[list[RowIn
     taken: list[RowIn] = []
     odd: list[str] = []
     for key, text in metrics.items():
-        if not (key.isascii() and key.isdigit() and int(key[:20]) <= BIGGEST):
+        if not (key.isascii() and key.isdigit() and len(key) <= _DIGITS and int(key) <= BIGGEST):
             odd.append(f"a row was sent for {key[:40]!r}, which is no epoch")
             continue
         values = _inner(text)

@@ -58,6 +58,18 @@ def test_one_too_many_waits_for_the_next_minute(data_dir: Path, clock: VirtualCl
             each.http.close()
 
 
+@pytest.mark.parametrize("epoch", ["0" * 20 + "9" * 30, "9" * 30, "0" * 5000, "-1", "1.5", ""])
+def test_a_row_for_no_epoch_is_told_and_the_others_are_kept(client: Client, epoch: str) -> None:
+    """Whatever stands where an epoch should: the answer is a success, and the session's page tells of it."""
+    model = client.foreign()
+    rows = {epoch: '{"loss": 1.0}', "0": '{"loss": 2.0}'}
+    answer = client.post(f"/v1/models/{model}", {"type": "metrics", "metrics": rows})
+    assert (answer.status_code, answer.json()["data"]) == (200, {"rows": 1})
+    assert [told["metrics"] for told in client.metrics(model)] == [{"loss": 2.0}]
+    (condition,) = client.model(model)["conditions"]
+    assert (condition["name"], "is no epoch" in condition["reason"]) == ("odd_request", True)
+
+
 @pytest.mark.parametrize("bad", [{"rate_limit": 0}, {"heartbeat": 4.9}, {"heartbeat": 301.0}])
 def test_terms_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
     """A limit of nothing, and a heartbeat that no client keeps or that tells silence too late, are mistakes."""
