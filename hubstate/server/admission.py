@@ -95,7 +95,11 @@ def check_same_site(visit: Visit, public_url: str | None) -> None:
     if origin is None:
         return
     good = {host, urlsplit(public_url).netloc} if public_url else {host}
-    if urlsplit(origin).netloc not in good:
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:
+        site = ""  # no browser sends that, and it is nobody's site
+    if site not in good or not site:
         raise Problem(403, "cross_site", "this hub takes nothing from another site's page")
 
 

@@ -141,6 +141,7 @@ def test_owners_do_not_see_each_other(data_dir: Path) -> None:
         ({"Host": "[oops"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[oops"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
     ],
