@@ -9,6 +9,7 @@ changed while its trainer's client read it is torn, although no byte is missing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -189,4 +190,8 @@ def fault_of(path: Path) -> str:
         ValueError,
     ) as error:
         return str(error) or "it is cut off"
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise  # of the disk
+        return "its members begin before it does"
     return ""

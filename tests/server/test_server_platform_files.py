@@ -197,6 +197,17 @@ def test_a_whole_archive_has_no_fault(tmp_path: Path) -> None:
     assert fault_of(path)
 
 
+def test_an_archive_that_leads_before_its_own_beginning_is_torn(tmp_path: Path) -> None:
+    """A list of members that says to be nearer than it is makes each begin before the file: no fault of the hub's disk."""
+    path = tmp_path / "x.pt"
+    data = bytearray(weights())
+    end = data.rindex(b"PK\x05\x06")
+    begin = int.from_bytes(data[end + 16 : end + 20], "little")
+    data[end + 16 : end + 20] = (begin + 100).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert fault_of(path)
+
+
 def test_a_file_of_another_kind_is_taken_as_it_is(run: Callback) -> None:
     """Only a `.pt` is known to be an archive."""
     run.upload(b"anything", "model.onnx")
