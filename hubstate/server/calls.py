@@ -270,7 +270,11 @@ def heartbeat(store: Store, caller: Caller, model: str, body: bytes, now: float)
             sessions.hear(connection, session, session["attempt"], events, now)
         else:
             events = () if life.state is None else derive.announced(now, life.state, life.outcome)
-            told = {"epoch": life.epoch, "waiting": life.waiting}
+            # One that comes late takes no epoch back; an older attempt's epoch changes nothing anyway.
+            further = life.epoch is not None and life.epoch > (
+                -1 if session["epoch"] is None else session["epoch"]
+            )
+            told = {"epoch": life.epoch if further else None, "waiting": life.waiting}
             heard = {name: value for name, value in told.items() if value is not None}
             sessions.hear(connection, session, life.attempt, events, now, heard)
         return about(session, caller, {"agentId": agent})

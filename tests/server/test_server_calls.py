@@ -246,6 +246,17 @@ def test_an_ended_session_stays_ended(client: Client, clock: VirtualClock) -> No
     assert (len(client.metrics()), len(told["checkpoints"])) == (1, 1)
 
 
+def test_a_heartbeat_that_comes_late_takes_no_epoch_back(client: Client, clock: VirtualClock) -> None:
+    """It tells of an epoch that is over by then: the last epoch and its time stay, what waits is as it tells."""
+    client.open()
+    client.rows([row(5, loss=1.0)])
+    at = clock.wall()
+    clock.advance(10)
+    client.beat(state="training", outcome="running", epoch=3, waiting=2)
+    told = client.model()
+    assert (told["epoch"], told["epoch_at"], told["waiting"]) == (5, at, 2)
+
+
 def test_a_heartbeat_never_ends_a_session(client: Client) -> None:
     """Only `end` ends an attempt; a heartbeat that claims a terminal state is a sign of life and no more."""
     client.open()
