@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hubstate.errors import UsageError
 
-__all__ = ["LEAST_HEARTBEAT", "MOST_HEARTBEAT", "RATE_LIMIT", "Terms"]
+__all__ = ["LEAST_HEARTBEAT", "MOST_DAYS", "MOST_HEARTBEAT", "RATE_LIMIT", "Terms"]
 
 #: A client never gives a sign of life more often than this (seconds).
 LEAST_HEARTBEAT = 5.0
@@ -19,6 +19,8 @@ LEAST_HEARTBEAT = 5.0
 MOST_HEARTBEAT = 300.0
 #: Requests a minute of one key, if nothing else is said: far above what trainings need, and what one hub can answer.
 RATE_LIMIT = 1_000_000
+#: A century: what is kept longer is kept for ever.
+MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Terms:
         if self.rate_limit < 1:
             raise UsageError(f"a key may make at least one request a minute, not {self.rate_limit}")
         for days in (self.keep_days, self.keep_last_days):
-            if days is not None and not 0 <= days < math.inf:
-                raise UsageError(f"what has ended is kept for a number of days, 0 or more, not {days:g}")
+            if days is not None and not 0 <= days <= MOST_DAYS:
+                raise UsageError(
+                    f"what has ended is kept for a number of days, 0 to {MOST_DAYS}, not {days:g}; for ever if none is said"
+                )
         if not 0 <= self.grace < math.inf:
             raise UsageError(f"a stop waits for a number of seconds, 0 or more, not {self.grace:g}")
