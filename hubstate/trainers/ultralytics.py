@@ -178,7 +178,8 @@ class HubstateCallbacks(Link):
     def on_fit_epoch_end(self, trainer: Any) -> None:
         if self._session is None:
             return
-        row = {**trainer.label_loss_items(trainer.tloss, prefix="train"), **trainer.metrics, **trainer.lr}
+        losses = trainer.label_loss_items(trainer.tloss, prefix="train")
+        row = {**losses, **(trainer.metrics or {}), **trainer.lr}  # None: no validation measured anything
         if trainer.epoch == 0 and self._batches < _MANY:
             self._first = row
         elif trainer.epoch == 0:
@@ -222,7 +223,7 @@ class HubstateCallbacks(Link):
         if best is None and trainer.resume and trainer.start_epoch > 0:
             best = trainer.start_epoch - 1  # written before it was resumed: then or earlier
         if best is not None and trainer.best.exists():
-            fitness = trainer.metrics.get("metrics/mAP50-95(B)")
+            fitness = (trainer.metrics or {}).get("metrics/mAP50-95(B)")
             self.save(trainer.best, best, fitness=fitness, kind="final")
         elif self._saved is not None:
             self.save(trainer.last, self._saved, kind="final")

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 from unittest.mock import patch
@@ -49,12 +50,16 @@ from hubstate.testing.one_thread import Turns
 from hubstate.trainers.link import Link
 from hubstate.wish import checked_wish
 
-__all__ = ["Play", "Recording", "Replayed", "main", "replay"]
+__all__ = ["Play", "Recording", "Replayed", "main", "recorded_error", "replay", "stand_in"]
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
 _NO_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 #: What tells a process of a distributed training which one it is.
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+#: These trainers know nothing of ranks: their modules leave it to `hubstate.start` to see which process is the first.
+_KNOW_NO_RANK = {"keras", "lightgbm", "sklearn"}
+#: Loops of one's own are alike, whatever is called in them.
+_LOOPS = {"pytorch", "sklearn", "torch"}
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,25 @@ class Recording:
 
     @classmethod
     def of(cls, path: Path) -> Recording:
-        lines = [_with_numbers(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        lines = [
+            _with_numbers(json.loads(line)) for line in path.read_text("utf-8").split("\n") if line.strip()
+        ]
         header, body, end = lines[0], lines[1:-1], lines[-1]
         if header["kind"] != "header" or header["schema"] != 1 or end["kind"] != "end":
             raise ValueError(f"{path} is no recording of schema 1")
-        return cls(header, tuple(_calls(header["common"], body)), end)
+        calls = _calls(header.get("common", {}), body)
+        if header["trainer"] not in _LOOPS:  # what the user's own code did is no call of the trainer
+            calls = (call for call in calls if call.get("src") != "caller")
+        return cls(header, tuple(calls), end)
 
     @property
     def trainer(self) -> str:
         return str(self.header["trainer"])
+
+    @property
+    def rank(self) -> int:
+        """Which process of a distributed training was recorded; 0 for the only one, too."""
+        return int(self.header.get("rank") or 0)
 
 
 def _with_numbers(value: Any) -> Any:
@@ -92,9 +107,9 @@ def _with_numbers(value: Any) -> Any:
 
 
 def _calls(common: Mapping[str, Any], body: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for line, following in zip(body, [*body[1:], {}], strict=True):
+    for line, following in pairwise([*body, {}]):
         if line["kind"] == "event":
-            same = {name: following[name] for name in line.get("same_as_next", ())}
+            same = {name: following[name] for name in line.get("same_as_next", ()) if name in following}
             yield {**common, **line, **same}
             continue
         shared = {
@@ -154,6 +169,8 @@ class Play:
         self.sessions = folder / "sessions"
         #: What went wrong inside of hubstate and was caught by the fence: a replay with any has failed.
         self.caught: list[Exception] = []
+        #: What the caller heard at the end: the one error that a replay does not pass on.
+        self.raised: BaseException | None = None
         self._written: dict[Path, int | None] = {}
         self._writes = 0
         self._chance = random.Random(0)
@@ -205,7 +222,8 @@ class Play:
                 raise AssertionError("the fence caught something before the process was killed")
             os.kill(os.getpid(), signal.SIGKILL)
         if end["outcome"] == "raised":
-            raise _error(end["error"]["type"], end["error"]["message"])
+            self.raised = recorded_error(end.get("error"))
+            raise self.raised
 
     # -- in place of hubstate.start and of the fence -------------------------------------------------------
 
@@ -227,13 +245,15 @@ class Play:
         resume: bool | str = False,
     ) -> Session:
         """As `hubstate.start`, with the hub, the clock and the folder of the replay, in this thread."""
-        # The rank is not told to the session: that a module guards itself is what a replay shows.
+        # The rank is not told to the session of a module that can see it: that it guards itself is what a replay shows.
+        rank = self.recording.rank if self.recording.trainer in _KNOW_NO_RANK | _LOOPS else 0
         found = Settings(
             hub=self.hub.address,
             directory=self.sessions,
             mode=mode or "on",
             project=project,
             group=group,
+            rank=rank,
             data_folder=self.sessions.parent / "data",
         )
         return begin(
@@ -258,8 +278,12 @@ def _silent(_text: str) -> None:
     """What is said to the person at the terminal is for nobody in a replay."""
 
 
-def _error(name: str, message: str) -> BaseException:
-    """The recorded exception: the built-in one of that name, else one of that name made here."""
+def recorded_error(told: Mapping[str, Any] | None) -> BaseException:
+    """The recorded exception: the built-in one of that name, else one of that name made here.
+
+    Where nothing was recorded of it but that it was raised it is a RuntimeError.
+    """
+    name, message = str((told or {}).get("type") or "RuntimeError"), str((told or {}).get("message") or "")
     kind = getattr(builtins, name, None)
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         kind = type(name, (Exception,), {})
@@ -267,7 +291,19 @@ def _error(name: str, message: str) -> BaseException:
         return SystemExit(int(message) if message.lstrip("-").isdecimal() else message or None)
     if kind is KeyError:
         return KeyError(message.strip("'\""))
-    return kind(message) if message else kind()
+    try:
+        return kind(message) if message else kind()
+    except TypeError:  # it demands more than a message, as UnicodeDecodeError does
+        made: BaseException = type(name, (Exception,), {})(message)
+        return made
+
+
+def stand_in(recording: Recording) -> Any:
+    """The module that plays a recording's trainer. Raises `ValueError` if there is none."""
+    name = f"standin_{'sklearn' if recording.trainer in _LOOPS else recording.trainer}"
+    if not (Path(__file__).parent / f"{name}.py").is_file():
+        raise ValueError(f"there is no stand-in for the trainer {recording.trainer!r}")
+    return import_module(name)
 
 
 def replay(path: Path, folder: Path) -> Replayed:
@@ -276,12 +312,12 @@ def replay(path: Path, folder: Path) -> Replayed:
     Raises whatever a stand-in raises beside the recorded end, and the first error that the fence had to catch.
     """
     recording = Recording.of(path)
-    stand_in: Any = import_module(f"standin_{recording.trainer}")
+    module = stand_in(recording)
     play = Play(recording, folder)
     if recording.end["outcome"] == "killed":
-        _in_a_process_of_its_own(stand_in, play)
+        _in_a_process_of_its_own(module, play)
     else:
-        _perform(stand_in, play)
+        _perform(module, play)
     return _what_is_left(play.sessions)
 
 
@@ -296,17 +332,18 @@ def _perform(stand_in: _StandIn, play: Play) -> None:
         try:
             stand_in.play(play)
         except BaseException as error:
-            recorded = play.recording.end.get("error") or {}
-            if type(error).__name__ != recorded.get("type"):
+            if error is not play.raised:
                 raise
     if play.caught:
         raise play.caught[0]
 
 
 def _ranks(header: Mapping[str, Any]) -> dict[str, str]:
-    if header.get("rank") is None or header.get("world_size", 1) < 2:
+    number = header.get("rank") or 0
+    processes = max(header.get("world_size") or 1, number + 1)
+    if header.get("rank") is None or processes < 2:
         return {}
-    rank, size = str(header["rank"]), str(header["world_size"])
+    rank, size = str(number), str(processes)
     return dict(zip(_RANKS, (rank, rank, size, size), strict=True))
 
 

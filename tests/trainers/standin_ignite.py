@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_up import load, module
+from replay import recorded_error
 
 if TYPE_CHECKING:
     from replay import Play, Recording
@@ -75,14 +76,15 @@ def play(play: Play, /) -> None:
             engine = engines[call["src"]]
             engine.state.epoch = call.get("epoch", engine.state.epoch)
             engine.state.iteration = _iteration(call, engine)
-            engine.state.metrics = call.get("metrics", engine.state.metrics)
+            engine.state.metrics = call.get("metrics", engine.state.metrics) or {}
             engine.state.output = call.get("output")
-            if "exc" not in call:
+            if call["event"] != "EXCEPTION_RAISED":
                 engine.fire(call["event"])
                 continue
-            kind = KeyboardInterrupt if call["exc"]["type"] == "KeyboardInterrupt" else RuntimeError
-            with pytest.raises(kind):  # it has one handler, which has to raise it again
-                engine.fire(call["event"], kind(call["exc"]["message"]))
+            error = recorded_error(call.get("exc") or recording.end.get("error"))
+            with pytest.raises(type(error)) as raised:  # it has one handler, which has to raise it again
+                engine.fire(call["event"], error)
+            assert raised.value is error
         play.end()
 
 
@@ -102,7 +104,7 @@ def rows(recording: Recording) -> Iterator[dict[str, Any]]:
             trainer = call
         own = call["src"] == "trainer" and call["event"] == "EPOCH_COMPLETED"
         evaluated = call["src"] == "evaluator" and call["event"] == "COMPLETED" and trainer.get("epoch")
-        if not (own or evaluated) or not call["metrics"]:
+        if not (own or evaluated) or not call.get("metrics"):
             continue
         epoch = trainer["epoch"] - recording.header["first_epoch"]
         step = None if trainer["event"] in ("EPOCH_COMPLETED", "COMPLETED") else trainer.get("step")

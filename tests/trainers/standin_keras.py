@@ -44,7 +44,7 @@ def play(play: Play, /) -> None:
         for call in play.calls():
             if "files" in call:
                 play.write(call["files"])
-            callback.set_params(call["params"])
+            callback.set_params(call.get("params") or {})
             model.stop_training = call.get("stop", False)
             hook = getattr(callback, call["event"])
             numbers = [
@@ -67,4 +67,4 @@ def rows(recording: Recording) -> Iterator[dict[str, Any]]:
     """The rows that the recording tells."""
     for call in recording.calls:
         if call["event"] == "on_epoch_end":
-            yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"]}
+            yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"] or {}}

@@ -24,12 +24,13 @@ LIGHTGBM = load("lightgbm", module("lightgbm", __version__="4.7.0", callback=_CA
 
 def play(play: Play, /) -> None:
     """One block around all that was called."""
-    planned: dict[str, int] = {}
+    after = [call["epoch"] for call in play.recording.calls if call["event"] == "after"]
+    planned = {"begin": min(after, default=0), "end": max(after, default=0) + 1}  # unless it is told
     with LIGHTGBM.HubstateCallback() as callback:
         for call in play.calls():
             if call["event"] not in ("before", "after"):
                 continue  # what the caller did
-            planned = {name: call[name] for name in ("begin", "end") if name in call} or planned
+            planned = planned | {name: call[name] for name in ("begin", "end") if name in call}
             if callback.before_iteration is (call["event"] == "before"):
                 callback(
                     SimpleNamespace(
@@ -45,10 +46,11 @@ def play(play: Play, /) -> None:
 
 
 def _results(call: Any) -> list[tuple[str, str, float, bool]] | None:
-    if call["metrics"] is None:
+    if call.get("metrics") is None:
         return None
+    better = call.get("higher_better") or {}
     return [
-        (*name.split("/", 1), value, call["higher_better"][name])  # type: ignore[misc]
+        (*name.split("/", 1), value, better.get(name, False))  # type: ignore[misc]
         for name, value in call["metrics"].items()
     ]
 
@@ -56,5 +58,5 @@ def _results(call: Any) -> list[tuple[str, str, float, bool]] | None:
 def rows(recording: Recording) -> Iterator[dict[str, Any]]:
     """The rows that the recording tells."""
     for call in recording.calls:
-        if call["event"] == "after" and call["metrics"]:
+        if call["event"] == "after" and call.get("metrics"):
             yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"]}

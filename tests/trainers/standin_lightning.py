@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from made_up import load, module
+from replay import recorded_error
 
 if TYPE_CHECKING:
     from replay import Play, Recording
@@ -88,7 +88,9 @@ def play(play: Play, /) -> None:
     saver = SimpleNamespace(monitor="val_loss", mode="min", dirpath=str(play.folder), best_k_models={})
     saver.best_model_path = saver.last_model_path = ""
     it = trainer(
-        checkpoint_callbacks=[saver], max_epochs=header["max_epochs"], world_size=header["world_size"]
+        checkpoint_callbacks=[saver],
+        max_epochs=header.get("max_epochs"),
+        world_size=header.get("world_size") or 1,
     )
     model, callback = SimpleNamespace(), LIGHTNING.HubstateCallback()
     written: list[str] = []
@@ -97,7 +99,7 @@ def play(play: Play, /) -> None:
             play.write(call["files"], fresh=written)
             written = _about_to_be_written(call)
         _see(it, saver, call, play)
-        getattr(callback, call["event"])(it, model, *_more(call))
+        getattr(callback, call["event"])(it, model, *_more(call, play))
     play.end()
 
 
@@ -106,9 +108,9 @@ def _see(it: SimpleNamespace, saver: SimpleNamespace, call: Mapping[str, Any], p
     it.current_epoch, it.global_step = call.get("epoch", it.current_epoch), call.get("step", it.global_step)
     it.should_stop = call.get("stop", it.should_stop)
     it.sanity_checking = call.get("sanity", False)
-    it.is_global_zero = call["main"]
+    it.is_global_zero = call.get("main", play.recording.rank == 0)
     it.state.fn = _STAGES[call["fn"]]
-    if "metrics" in call:
+    if call.get("metrics") is not None:
         it.callback_metrics = {name: Scalar(value) for name, value in call["metrics"].items()}
     for which in ("best", "last"):
         if name := call.get(which):
@@ -118,19 +120,18 @@ def _see(it: SimpleNamespace, saver: SimpleNamespace, call: Mapping[str, Any], p
 
 def _about_to_be_written(call: Mapping[str, Any]) -> list[str]:
     """What lies there when the next hook is called, or is then another file than before."""
-    if call["event"] != "on_save_checkpoint":
+    if call["event"] != "on_save_checkpoint" or not call.get("files"):
         return []
-    return [call["last"] if call["best"] in (call["files"] or {}) else call["best"]]
+    return [call.get("last", "") if call.get("best") in call["files"] else call.get("best", "")]
 
 
-def _more(call: Mapping[str, Any]) -> list[Any]:
+def _more(call: Mapping[str, Any], play: Play) -> list[Any]:
     """What a hook is given beside trainer and module."""
     match call["event"]:
         case "setup" | "teardown":
             return [_STAGES[call["fn"]]]
         case "on_exception":
-            kind = getattr(builtins, call["exc"]["type"], RuntimeError)
-            return [kind(call["exc"]["message"])]
+            return [recorded_error(call.get("exc") or play.recording.end.get("error"))]
         case "on_train_batch_start":
             return [None, 0]
         case "on_train_batch_end":
@@ -144,4 +145,4 @@ def rows(recording: Recording) -> Iterator[dict[str, Any]]:
     """The rows that the recording tells."""
     for call in recording.calls:
         if call["event"] == "on_train_epoch_end":
-            yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"]}
+            yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"] or {}}

@@ -16,11 +16,14 @@ def play(play: Play, /) -> None:
     epochs = {call["epoch"] for call in play.recording.calls if "epoch" in call}
     with play.start(str(play.recording.header["scenario"]), epochs=len(epochs) or None) as session:
         for call in play.calls():
-            session.log(call["metrics"], epoch=call["epoch"])
+            if call.get("metrics"):
+                session.log(call["metrics"], epoch=call.get("epoch"), step=call.get("step"))
         play.end()
 
 
 def rows(recording: Recording) -> Iterator[dict[str, Any]]:
     """The rows that the recording tells."""
     for call in recording.calls:
-        yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"]}
+        if call.get("metrics"):
+            step = call.get("step")
+            yield {"epoch": call["epoch"], "step": step, "final": False, "metrics": call["metrics"]}

@@ -58,23 +58,24 @@ def state(**more: Any) -> SimpleNamespace:
 def play(play: Play, /) -> None:
     """One block around all that was called."""
     args, control = arguments(play.folder), SimpleNamespace(should_training_stop=False)
-    now = state(num_train_epochs=play.recording.header["num_train_epochs"])
-    named = dict.fromkeys(play.recording.header["kwargs"])
+    now = state(num_train_epochs=play.recording.header.get("num_train_epochs", 0))
+    named = dict.fromkeys(play.recording.header.get("kwargs", ()))
     with TRANSFORMERS.HubstateCallback() as callback:
         for call in play.calls():
             if "files" in call:
                 play.write(call["files"])
             now.epoch, now.global_step = call.get("epoch", now.epoch), call.get("step", now.global_step)
-            now.is_world_process_zero = call["main"]
+            now.is_world_process_zero = call.get("main", play.recording.rank == 0)
             now.best_metric = call.get("best_metric")
             control.should_training_stop = call.get("stop", control.should_training_stop)
-            told = _told(call) if "metrics" in call else {}
+            told = _told(call) if call.get("metrics") is not None else {}
             getattr(callback, call["event"])(args, now, control, **named, **told)
         play.end()
 
 
 def _told(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: dict(call["metrics"]) for name in call["kwargs_extra"]}
+    usual = {"on_log": ["logs"], "on_evaluate": ["metrics"]}.get(call["event"], [])
+    return {name: dict(call["metrics"]) for name in call.get("kwargs_extra") or usual}
 
 
 def rows(recording: Recording) -> Iterator[dict[str, Any]]:
@@ -87,7 +88,7 @@ def rows(recording: Recording) -> Iterator[dict[str, Any]]:
                 epoch, between = int(call["epoch"]), False
             case "on_epoch_end":
                 between = True
-            case "on_log":
+            case "on_log" if call.get("metrics"):
                 place = epoch if epoch >= 0 else int(call["epoch"])
                 key = (place, None if between else call["step"])
                 row = found.setdefault(key, {"epoch": key[0], "step": key[1], "final": False, "metrics": {}})

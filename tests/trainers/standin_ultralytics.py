@@ -22,6 +22,9 @@ __all__ = ["Model", "package", "play", "rows"]
 
 #: What is seen of the trainer under the name that it was recorded by. Absent: it did not exist yet.
 _SEEN = ("epoch", "epochs", "start_epoch", "stop", "resume", "fitness", "best_fitness", "metrics", "lr")
+#: By these calls a trainer has all of it, also where it was not recorded.
+_MEASURED = ("on_train_batch_end", "on_model_save", "on_fit_epoch_end", "on_train_end")
+_UNTOLD = {"tloss": {}, "lr": {}, "metrics": {}, "fitness": None, "best_fitness": None, "stop": False}
 _BEGINNINGS = {
     "on_pretrain_routine_start": "train",
     "on_val_start": "val",
@@ -51,13 +54,15 @@ def _calls(recording: Recording) -> Iterator[tuple[str, list[Mapping[str, Any]]]
         if not part or over or begins == "train" or (begins and kind != "train"):
             if part:
                 yield kind, part
-            kind, over, part = begins, False, []
+            # In the processes beside the first one a training begins without a word of it.
+            kind, over, part = begins or "train", False, []
         part.append(call)
         over = call["event"] == "teardown"
     if part:
         yield kind, part
-    # A training that was over raised nothing: it was the next one, before its first callback.
-    if over and recording.end["outcome"] == "raised" and any(c["event"] == "on_train_end" for c in part):
+    # What raised nothing by itself was over, or was not there: it was the next training, before its first callback.
+    done = not part or (over and any(call["event"] == "on_train_end" for call in part))
+    if done and recording.end["outcome"] == "raised":
         yield "train", []
 
 
@@ -85,6 +90,7 @@ class Model:
         self._play = play
         self._parts = parts
         self._calls = play.calls()
+        self._trainings = 0
 
     def add_callback(self, event: str, callback: Callable[[Any], None]) -> None:
         self.callbacks[event].append(callback)
@@ -127,17 +133,31 @@ class Model:
         for name in _SEEN:
             if name in call:
                 setattr(trainer, name, call[name])
-        if call["event"] == "on_pretrain_routine_start":
-            trainer.save_dir = self._play.folder / "detect" / call["save_dir"]
-            weights = trainer.save_dir / "weights"
-            trainer.last, trainer.best = weights / "last.pt", weights / "best.pt"
-            trainer.args = SimpleNamespace(model=call["model"], epochs=call["epochs"], task="detect")
+        if not hasattr(trainer, "save_dir"):
+            self._begin(trainer, call)
+        if call["event"] in _MEASURED:
+            vars(trainer).update(_UNTOLD | vars(trainer))
         if "train_loss" in call:
-            trainer.tloss = call["train_loss"]
-            trainer.label_loss_items = _labelled
-        if "files" in call:
-            fresh = self._written(call) if call["event"] == "on_model_save" else ()
-            self._play.write(call["files"], below=str(Path("detect") / trainer.save_dir.name), fresh=fresh)
+            trainer.tloss = call["train_loss"] or {}
+        files, fresh = call.get("files"), ()
+        if call["event"] == "on_model_save":
+            fresh = self._written(call)
+            files = {**dict.fromkeys(fresh), **(files or {})}
+        if files is not None or "files" in call:
+            self._play.write(files, below=str(Path("detect") / trainer.save_dir.name), fresh=fresh)
+
+    def _begin(self, trainer: SimpleNamespace, call: Mapping[str, Any]) -> None:
+        """What a trainer has from its first callback on, whether that was recorded of it or not."""
+        self._trainings += 1
+        also = "" if self._trainings == 1 else str(self._trainings)
+        name = call.get("save_dir") or f"{self._play.recording.header['scenario']}{also}"
+        trainer.save_dir = self._play.folder / "detect" / name
+        weights = trainer.save_dir / "weights"
+        trainer.last, trainer.best = weights / "last.pt", weights / "best.pt"
+        told = {"model": call.get("model"), "epochs": call.get("epochs"), "task": "detect"}
+        trainer.args = SimpleNamespace(**told)
+        trainer.label_loss_items = _labelled
+        vars(trainer).update({"resume": False, "start_epoch": 0, "epochs": None} | vars(trainer))
 
     @staticmethod
     def _written(call: Mapping[str, Any]) -> list[str]:
@@ -157,5 +177,7 @@ def rows(recording: Recording) -> Iterator[dict[str, Any]]:
         if call["event"] == "on_train_epoch_start":
             begun = call["epoch"]
         if call["event"] == "on_fit_epoch_end":
-            metrics = {**call["train_loss"], **call["metrics"], **call["lr"]}
+            metrics = {
+                n: v for of in ("train_loss", "metrics", "lr") for n, v in (call.get(of) or {}).items()
+            }
             yield {"epoch": call["epoch"], "step": None, "final": call["epoch"] != begun, "metrics": metrics}

@@ -46,7 +46,7 @@ def play(play: Play, /) -> None:
                     assert callback.before_iteration(booster, call["epoch"], history) is False
                 case "after_iteration":
                     booster.rounds += 1
-                    for name, value in call.get("metrics", {}).items():
+                    for name, value in (call.get("metrics") or {}).items():
                         data, _, metric = name.partition("/")
                         history.setdefault(data, {}).setdefault(metric, []).append(value)
                     assert callback.after_iteration(booster, call["epoch"], history) is False

@@ -10,12 +10,11 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from replay import TRACES, Recording, Replayed, replay
+from replay import TRACES, Recording, Replayed, replay, stand_in
 
 from hubstate.index import sessions_in
 from hubstate.journal import recover
@@ -57,8 +56,7 @@ def test_a_recording_leads_where_it_has_to(played: tuple[Recording, Replayed]) -
     assert (found.state, found.outcome) == (_state(recording), _outcome(recording))
     message = (recording.end["error"] or {}).get("message", "")
     assert found.outcome != "failed" or message in str(found.reason)
-    stand_in: Any = import_module(f"standin_{recording.trainer}")
-    expected = [] if found.state == "idle" else list(stand_in.rows(recording))
+    expected = [] if found.state == "idle" else list(stand_in(recording).rows(recording))
     assert [_exact(row) for row in found.rows] == [_exact(row) for row in expected]
 
 
