@@ -174,7 +174,11 @@ def _row(
         return {}
     changes: dict[str, Any] = {"rows": memory.rows + 1}
     # The extra evaluation is a row, and never a finished epoch; and no row of an earlier epoch, told once more, undoes one.
-    if type(event) is FitEpochEnd and not event.final and (memory.epoch is None or event.epoch > memory.epoch):
+    if (
+        type(event) is FitEpochEnd
+        and not event.final
+        and (memory.epoch is None or event.epoch > memory.epoch)
+    ):
         changes["epoch"] = event.epoch
     return changes
 

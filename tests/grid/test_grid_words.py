@@ -38,7 +38,11 @@ WORDS = {
     ),
     ("training", "model_save", "worse"): "not strictly better, and not yet: 840 s left of 900 s",
     ("training", "model_save", "better, torn"): "torn",
-    ("training", "tick", "plain"): "metrics_due: not yet: 2 s left of 3 s; checkpoint_due: not yet: 899 s left of 900 s",
+    (
+        "training",
+        "tick",
+        "plain",
+    ): "metrics_due: not yet: 2 s left of 3 s; checkpoint_due: not yet: 899 s left of 900 s",
     ("training", "train_start", "plain"): (
         "illegal while training; legal here: fit_epoch_end, train_batch_end, model_save, train_end, abort, val_start, "
         "predict_start, export_start, retry_refused"
