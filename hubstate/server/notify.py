@@ -27,7 +27,7 @@ from hubstate.hubs.base import Delayed
 from hubstate.hubs.wire import Wire
 from hubstate.log import log
 from hubstate.server.database import Database
-from hubstate.server.schema import marks, notices, sessions
+from hubstate.server.schema import attempts, marks, notices, sessions
 from hubstate.server.sessions import SILENCE
 from hubstate.states import LIVE_STATES, Outcome, State
 
@@ -46,6 +46,12 @@ _AT_ONCE = 50
 #: Seconds for a connection, for an answer, and for all of it.
 _CONNECT, _READ, _TOTAL = 5.0, 10.0, 20.0
 _LIVE = [state.value for state in LIVE_STATES]
+#: What is told of a session, and of the attempt that it is about: the next one may be under way by then.
+_OF_SESSION = [
+    sessions.c[name] for name in ("name", "project", "group", "tags", "epoch", "epochs", "last_contact")
+]
+_OF_ATTEMPT = [attempts.c[name] for name in ("state", "outcome", "reason")]
+_SAME_ATTEMPT = and_(attempts.c.session == notices.c.session, attempts.c.attempt == notices.c.attempt)
 
 
 class Target(NamedTuple):
@@ -98,20 +104,23 @@ class Notifier:
         with self._database.writing() as connection:
             _note(connection, now)
         for notice in self._due(now):
-            self._send(notice, now)
+            if not self._send(notice, now):
+                break  # the others go to the same place: a hub that stops must not wait for each of them
         return _EVERY
 
     def _due(self, now: float) -> list[Mapping[Any, Any]]:
         query = (
-            select(notices, sessions)
+            select(notices, *_OF_ATTEMPT, *_OF_SESSION)
             .join(sessions, sessions.c.id == notices.c.session)
+            .join(attempts, _SAME_ATTEMPT)
             .where(notices.c.told_at.is_(None), notices.c.next_at <= now)
-            .order_by(notices.c.noted_at)
+            .order_by(notices.c.next_at, notices.c.noted_at, notices.c.session)
         )
         with self._database.reading() as connection:
             return list(connection.execute(query.limit(_AT_ONCE)).mappings())
 
-    def _send(self, notice: Mapping[Any, Any], now: float) -> None:
+    def _send(self, notice: Mapping[Any, Any], now: float) -> bool:
+        """Whether it was told."""
         body = msgspec.json.encode(_told(notice, self._base))
         answer = self._wire.send(self._target.path, body, {"Content-Type": "application/json"})
         if isinstance(answer, Delayed):
@@ -128,6 +137,7 @@ class Notifier:
             gone = values["next_at"] is None
             name = "hubstate.hub_notice_given_up" if gone else "hubstate.hub_notice_delayed"
             log("hubstate.server").warning(name, **key, reason=reason)
+        return not reason
 
     def _later(self, notice: Mapping[Any, Any], now: float) -> dict[str, Any]:
         tries = notice["tries"] + 1
@@ -153,21 +163,25 @@ def _note(connection: Connection, now: float) -> None:
     """Notes, once each, what ended or fell silent since there is somebody to tell."""
     connection.execute(insert_or(marks).values(name=_SINCE, at=now).on_conflict_do_nothing())
     since = connection.execute(select(marks.c.at).where(marks.c.name == _SINCE)).scalar_one()
-    ended = and_(sessions.c.state.in_([State.DONE.value, State.ABORTED.value]), sessions.c.ended_at >= since)
+    # An attempt that ended has ended, although the next one may have begun before anybody looked.
+    ended = and_(attempts.c.state.in_([State.DONE.value, State.ABORTED.value]), attempts.c.ended_at >= since)
     silent = and_(
+        attempts.c.attempt == sessions.c.attempt,
         sessions.c.state.in_(_LIVE),
         sessions.c.outcome == Outcome.RUNNING.value,
         sessions.c.last_contact < now - SILENCE,
         sessions.c.last_contact >= since - SILENCE,
     )
-    for which, what in ((ended, sessions.c.state), (silent, literal(_SILENT))):
+    for which, what in ((ended, attempts.c.state), (silent, literal(_SILENT))):
         known = exists().where(
-            notices.c.session == sessions.c.id,
-            notices.c.attempt == sessions.c.attempt,
+            notices.c.session == attempts.c.session,
+            notices.c.attempt == attempts.c.attempt,
             notices.c.what == what,
         )
-        new = select(sessions.c.id, sessions.c.attempt, what, literal(now), literal(0), literal(now)).where(
-            which, sessions.c.deleted_at.is_(None), ~known
+        new = (
+            select(attempts.c.session, attempts.c.attempt, what, literal(now), literal(0), literal(now))
+            .join(sessions, sessions.c.id == attempts.c.session)
+            .where(which, sessions.c.deleted_at.is_(None), ~known)
         )
         connection.execute(
             insert(notices).from_select(["session", "attempt", "what", "noted_at", "tries", "next_at"], new)

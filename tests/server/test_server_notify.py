@@ -160,6 +160,42 @@ def test_the_next_attempt_is_told_again(desk: Desk, receiver: Receiver) -> None:
     assert [post["id"] for post in receiver.posts] == ["S1/1/aborted", "S1/2/done"]
 
 
+def test_an_end_is_told_also_where_the_next_attempt_began_before(desk: Desk, receiver: Receiver) -> None:
+    """A training that is started anew at once, or while nobody hears, was aborted all the same, and for its own reason."""
+    desk.client.open()
+    desk.client.end(state="aborted", outcome="failed", reason="ValueError: no")
+    desk.client.open(attempt=2)
+    receiver.status = 503
+    desk.tell()
+    desk.client.rows([row(0, attempt=2, a=1)])
+    receiver.status = 200
+    desk.clock.advance(5.0)
+    desk.tell()
+    assert [post["id"] for post in receiver.posts] == ["S1/1/aborted"] * 2
+    for post in receiver.posts:
+        assert post["text"].startswith("digits was aborted: ValueError: no")
+        told = post["session"]
+        assert (told["attempt"], told["state"], told["outcome"]) == (1, "aborted", "failed")
+
+
+def test_who_cannot_be_told_of_one_is_not_asked_for_the_others_at_once(
+    desk: Desk, receiver: Receiver
+) -> None:
+    """Each that does not answer takes seconds, for which a hub that stops would wait: one a round, and none is forgotten."""
+    for name in ("S1", "S2", "S3"):
+        desk.client.open(name)
+        desk.client.end(name)
+    receiver.status = 503
+    desk.tell()
+    assert receiver.said() == [("done", "S1")]
+    desk.tell()
+    assert receiver.said() == [("done", "S1"), ("done", "S2")]
+    receiver.status = 200
+    desk.clock.advance(5.0)
+    desk.tell()
+    assert sorted(receiver.said()[2:]) == [("done", "S1"), ("done", "S2"), ("done", "S3")]
+
+
 def test_a_restart_loses_nothing_and_repeats_nothing(desk: Desk, receiver: Receiver) -> None:
     """What was told stays told over a restart, and what happened in between is told after it."""
     desk.client.open("S1")
@@ -273,7 +309,10 @@ def test_a_running_hub_tells_its_webhook(data_dir: Path, receiver: Receiver) -> 
         client.http.close()
     store = Store(data_dir)
     with store.database.writing() as connection:
-        connection.exec_driver_sql("UPDATE sessions SET state = 'done', outcome = 'finished', ended_at = 9e9")
+        for table in ("sessions", "attempts"):
+            connection.exec_driver_sql(
+                f"UPDATE {table} SET state = 'done', outcome = 'finished', ended_at = 9e9"
+            )
     store.close()
     with running(data_dir, terms=terms) as hub, receiver.came:
         assert receiver.came.wait_for(lambda: receiver.posts, timeout=60)
