@@ -198,6 +198,19 @@ class Curves:
                 self._file.close()
                 self._file = None
 
+    def sweep(self) -> int:
+        """Removes what is laid out of sessions that are not in the database any more; how many they were."""
+        laid_out = [session for (session,) in self._read("SELECT session FROM layouts")]
+        gone = 0
+        for session in laid_out:
+            with self._lock:
+                busy = self._busy.setdefault(session, threading.Lock())
+            with busy:
+                if not self._database.look("SELECT 1 FROM sessions WHERE id = ?", session):
+                    self._remove(session)
+                    gone += 1
+        return gone
+
     # -- laying out --------------------------------------------------------------------------------------
 
     def lay_out(self, session: str) -> Layout:
@@ -297,6 +310,10 @@ class Curves:
         self._keep(session, born, secrets.token_hex(6), upto, digest, layer, attempts)
 
     def _fresh_layer(self, session: str, attempts: list[tuple[int, int]]) -> _Layer:
+        self._remove(session)
+        return _Layer({}, 0, _NOWHERE, [], attempts)
+
+    def _remove(self, session: str) -> None:
         with self._writing() as file:
             for query in (
                 "DELETE FROM layouts WHERE session = ?",
@@ -304,7 +321,6 @@ class Curves:
                 "DELETE FROM blocks WHERE session = ?",
             ):
                 file.execute(query, (session,))
-        return _Layer({}, 0, _NOWHERE, [], attempts)
 
     def _put_aside(self, session: str, layer: _Layer) -> None:
         """Stores what is laid out so far, if it is much. Nobody sees it before the layout is told of."""
@@ -407,7 +423,14 @@ class Curves:
                 x = list(map(float, positions)) if draft.folds else list(column.x[left:right])
                 y = [None if math.isnan(value) else value for value in column.y[left:right]]
                 attempts = [_attempt_at(stretches, one) for one in positions]
-                tails[draft.id] = Tail(x, y, attempts, whole=draft.length == len(column.x) and left == 0)
+                # Not by its length: somebody else may have added to it since that was read.
+                earlier = self._read(
+                    "SELECT 1 FROM blocks WHERE session = ? AND curve = ? AND first < ? LIMIT 1",
+                    session,
+                    draft.id,
+                    begin,
+                )
+                tails[draft.id] = Tail(x, y, attempts, whole=not earlier)
         return tails
 
     def _column(self, session: str, curve: int) -> tuple[_Column, list[list[int]]]:

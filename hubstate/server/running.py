@@ -140,7 +140,8 @@ def _prepared(
             timeout_graceful_shutdown=math.ceil(store.terms.grace),
             timeout_keep_alive=75,
         )
-        with doing(stack.enter_context(_chores(store, public_url or hub.url)), wall):
+        chores = stack.enter_context(_chores(store, public_url or hub.url))
+        with doing([*chores, app.state.pages.tidy], wall):
             yield hub, _Server(config, app.state.pages.end_streams), listening
 
 

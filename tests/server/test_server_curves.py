@@ -160,6 +160,42 @@ def test_rows_that_come_in_order_stay_one_generation(bench: Bench) -> None:
     assert points.attempts == [(0.0, 1), (10.0, 2)]
 
 
+def test_a_curve_that_grows_while_it_is_told_begins_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is added between two looks at the file hides from nobody that a curve is a new one."""
+    bench.keep(row(0, a=1))
+    before = bench.lay_out()
+    bench.keep(row(1, a=1, b=1))
+    after = bench.lay_out()
+    drafts = list(bench.curves._drafts("S"))
+    bench.keep(row(2, a=1, b=2))
+    bench.lay_out()
+    monkeypatch.setattr(bench.curves, "_drafts", lambda _session: iter(drafts))
+    tails = bench.curves.tail("S", after.generation, before.length, after.length, 100)
+    assert tails is not None
+    assert {curve.name: tails[curve.id].whole for curve in after.curves} == {"a": False, "b": True}
+    assert all(tail.x == [1.0] for tail in tails.values())
+
+
+def test_curves_of_a_session_that_was_removed_go_too(bench: Bench) -> None:
+    """What is laid out of a session that the database holds no more is removed from the file; the rest stays."""
+    told = {"name": "S", "epochs": 9, "project": None, "group": None, "tags": [], "config": {}}
+    with bench.store.database.writing() as connection:
+        rows_told = {"attempt": 1, "first_epoch": 0, "body": {}, "told": told, "now": 2.0}
+        sessions.new_attempt(connection, "default", "kept", **rows_told)
+    bench.keep(row(0, a=1))
+    bench.keep(row(0, a=1), session="kept")
+    bench.lay_out()
+    bench.lay_out("kept")
+    assert bench.curves.sweep() == 1
+    with sqlite3.connect(bench.path) as file:
+        for table in ("layouts", "curves", "blocks"):
+            assert file.execute(f"SELECT DISTINCT session FROM {table}").fetchall() == [("kept",)]
+    file.close()
+    assert bench.curves.sweep() == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -251,7 +251,11 @@ def test_with_keys_a_page_asks_for_one(keyed: tuple[RunningHub, str]) -> None:
         answer = requests.get(hub.url + path, allow_redirects=False, timeout=30)
         assert (answer.status_code, answer.headers["Location"]) == (303, f"/login?next={path}")
     stop = requests.post(f"{hub.url}/models/S1/stop", allow_redirects=False, timeout=30)
-    assert stop.headers["Location"].startswith("/login")
+    assert (
+        stop.headers["Location"] == "/login?next=/models/S1"
+    )  # the form leads to a page, not to what was posted
+    revoke = requests.post(f"{hub.url}/keys/1/revoke", allow_redirects=False, timeout=30)
+    assert revoke.headers["Location"] == "/login?next=/keys"
     form = requests.get(f"{hub.url}/login?next=/models/S1", timeout=30).text
     assert 'name="next" value="/models/S1"' in form
     browser, answer = log_in(hub, key, "/models/S1")
@@ -428,6 +432,25 @@ def test_a_list_that_finds_nothing_says_so(client: Client) -> None:
     page = text_of(client, "/?q=none")
     assert "No session is like that" in page
     assert "Nothing is here yet" not in page
+
+
+def test_a_page_behind_the_last_is_the_last_and_listens_to_it(client: Client) -> None:
+    """An address of a page that is not there any more shows the last one, whose stream has nothing new to tell."""
+    client.open("S1")
+    page = text_of(client, "/?page=9")
+    assert 'data-session="S1"' in page
+    assert re.search(r'data-live="/events\?"', page)
+
+
+def test_a_compared_session_that_fell_silent_is_told_so(client: Client, clock: VirtualClock) -> None:
+    """Beside its line a session fares as in the list: one that nobody hears of is not told to be training."""
+    client.open("S1")
+    client.open("S2")
+    client.rows([row(0, a=1)], "S2")
+    client.end("S2", state="aborted", outcome="failed")
+    clock.advance(86_400)
+    page = text_of(client, "/compare?session=S1&session=S2")
+    assert re.findall(r'class="mark [^>]*>([^<]*)<', page) == ["no contact", "failed"]
 
 
 def test_a_thousand_sessions_come_in_pages(data_dir: Path, clock: VirtualClock) -> None:

@@ -10,8 +10,10 @@ from hub_client import Client, row
 
 from hubstate.clock import VirtualClock
 from hubstate.errors import UsageError
+from hubstate.server.app import build
 from hubstate.server.retention import Retention
 from hubstate.server.running import RunningHub, running
+from hubstate.server.shells import Wiring
 from hubstate.server.store import Store
 from hubstate.server.terms import Terms
 
@@ -50,6 +52,23 @@ def test_nothing_goes_unless_the_owner_says_so(store: Store, client: Client, clo
     Retention(store)(clock.wall() + 10_000 * DAY)
     assert listed(client) == {"ended", "lives", "silent"}
     assert client.model("ended")["conditions"] == []
+
+
+def test_the_charts_of_what_was_removed_go_too(client: Client, data_dir: Path, clock: VirtualClock) -> None:
+    """What pages laid out of a session that was deleted for good is let go of when that is due, and the rest stays."""
+    for name in ("gone", "stays"):
+        client.open(name)
+        client.rows([row(0, a=1)], model=name)
+        client.get(f"/models/{name}", headers={"Accept": "text/html"})
+    desk = build(Wiring(Store(data_dir), wall=clock.wall)).state.pages
+    client.http.delete(f"{client.url}/v1/models/gone?hard=true", timeout=30)
+    assert desk.curves.length("gone") == 1
+    again = desk.tidy(clock.wall())
+    assert desk.curves.length("gone") is None
+    assert desk.curves.length("stays") == 1
+    assert 0 < desk.tidy(clock.wall() + 10) < again
+    desk.close()
+    desk.store.close()
 
 
 def test_what_ended_long_ago_goes_with_its_rows_and_files(

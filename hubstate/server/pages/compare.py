@@ -40,7 +40,9 @@ def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
         for place, model in enumerate(wanted):
             session = sessions.find(connection, model, owner)
             delivered = desk.counts.of(connection, session, newest)
-            shown.append(describe.summary_of(connection, session, now, delivered=delivered))
+            summary = describe.summary_of(connection, session, now, delivered=delivered)
+            live, contact = sessions.is_live(session), sessions.in_contact(session, now)
+            shown.append({**summary, "live": live, "contact": contact})
             if delivered > AT_ONCE and desk.curves.length(model) is None:
                 waiting.append(model)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from hubstate.errors import StorageError
 from hubstate.server.admission import COOKIE, admit_page, check_same_site
 from hubstate.server.answers import Problem
 from hubstate.server.curves import Curves
@@ -36,6 +38,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+#: How often it is looked for curves of sessions that were removed (seconds).
+_TIDY = 3_600.0
 #: A page waits for the curves of sessions of so many rows; of longer ones it is shown first.
 AT_ONCE = 5000
 
@@ -55,6 +59,7 @@ class Desk:
         self._kept: dict[object, tuple[object, Any]] = {}
         self._keeping = threading.Lock()
         self._making: set[str] = set()
+        self._tidy_at = 0.0
 
     def close(self) -> None:
         """Lets go of the files; no request may be under way."""
@@ -104,9 +109,9 @@ class Desk:
         """Leads to a path of this hub."""
         return RedirectResponse(self.root + path, 303, HEADERS)
 
-    def to_login(self, request: Request) -> Response:
-        """Leads to the form, which leads back."""
-        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    def to_login(self, request: Request, goal: str | None = None) -> Response:
+        """Leads to the form, which leads on to `goal`, a page of this hub, or back to where it was asked for."""
+        asked = goal or request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return self.to(f"/login?next={quote(asked, safe='/')}")
 
     # -- charts ------------------------------------------------------------------------------------------
@@ -123,6 +128,18 @@ class Desk:
                 await run_in_threadpool(self.curves.lay_out, session)
             finally:
                 self._making.discard(session)
+
+    def tidy(self, now: float) -> float:
+        """Lets go of the curves of sessions that were removed, if that is due; in how many seconds it is again."""
+        if not 0 < self._tidy_at - now <= _TIDY:  # a clock may be put back
+            try:
+                self.curves.sweep()
+            except sqlite3.DatabaseError as error:
+                raise StorageError(
+                    f"the copy that charts are drawn from cannot be tidied: {error}"
+                ) from error
+            self._tidy_at = now + _TIDY
+        return self._tidy_at - now
 
     # -- what need not be made twice ---------------------------------------------------------------------
 

@@ -84,6 +84,6 @@ def add(app: FastAPI, desk: Desk) -> None:
         desk.check_form(request)
         owner = await desk.visitor(request)
         if owner is None:
-            return desk.to_login(request)
+            return desk.to_login(request, "/keys")
         await run_in_threadpool(_revoke, desk, owner, number)
         return desk.to("/keys")

@@ -126,7 +126,7 @@ def list_view(desk: Desk, owner: str, asked: Asked) -> dict[str, Any]:
         "rows": [(one[0], Markup(one[1])) for one in listed],  # noqa: S704 -- rendered and escaped
         "position": position_of_list(listed),
         "big": [one["id"] for one in found if one["delivered"] >= _WORTH_IT],
-        "asked": asked,
+        "asked": asked._replace(page=page),
         "states": STATES,
         "total": total,
         "first": (page - 1) * PAGE + 1,

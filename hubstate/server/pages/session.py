@@ -176,8 +176,9 @@ def add(app: FastAPI, desk: Desk) -> None:
     async def stop(request: Request, model: str) -> Response:
         desk.check_form(request)
         owner = await desk.visitor(request)
+        page = f"/models/{quote(model, safe='')}"
         if owner is None:
-            return desk.to_login(request)
+            return desk.to_login(request, page)
         caller = Caller(owner, desk.base(request))
         await run_in_threadpool(models.ask_to_stop, desk.store, caller, model, _STOP_WISH)
-        return desk.to(f"/models/{quote(model, safe='')}")
+        return desk.to(page)
