@@ -16,7 +16,7 @@ from hubstate.archive import Content
 from hubstate.errors import CheckpointMissing
 from hubstate.opening import SNAPSHOTS
 from hubstate.server import calls, schema
-from hubstate.server.answers import Caller
+from hubstate.server.answers import Caller, Problem
 from hubstate.server.mirror import Mirror
 from hubstate.server.uploads import Received
 from hubstate.snapshots import digest
@@ -83,6 +83,8 @@ class Copies:
                     continue  # a newer one took its place just now, which a later round shows
                 except OSError as error:
                     self._unshown[kind] = f"the {kind} checkpoint cannot be shown: {error.strerror or error}"
+                except Problem as problem:  # as of a session that the store does not take
+                    self._unshown[kind] = f"the {kind} checkpoint cannot be shown: {problem.message}"
                 self._shown[kind] = copy
                 return True
         return False

@@ -14,6 +14,7 @@ from pathlib import Path
 import sqlalchemy
 
 from hubstate.errors import StorageError
+from hubstate.log import log
 from hubstate.server.answers import Problem
 from hubstate.server.mirror import Mirror
 from hubstate.show.followed import Followed
@@ -37,6 +38,8 @@ class Follower:
         self._places = places
         self._known: dict[str, Followed] = {}
         self._queue: deque[str] = deque()
+        #: Why the store does not take a session.
+        self._unshown: dict[str, str] = {}
         #: Set when everything that the journals said at first is shown.
         self.caught_up = threading.Event()
 
@@ -44,7 +47,7 @@ class Follower:
         """One turn; whether more is left to be shown just now. `now`: seconds since 1970.
 
         `everything`: when all have been gone through, that begins anew. `stop` ends it early. Raises `StorageError` if
-        the store takes nothing, or one of the sessions.
+        the store takes nothing. A session that the store does not take is logged, and keeps no other from being shown.
         """
         stop = stop or threading.Event()
         try:
@@ -64,13 +67,13 @@ class Follower:
         there = {folder.name: folder for folder in reversed(self._places())}
         for name in self._known.keys() - there.keys():
             self._known.pop(name).forget()
+            self._unshown.pop(name, None)
         for name in sorted(there, reverse=True):
             if name not in self._known:
                 self._known[name] = Followed(self._store, there[name])
             self._queue.append(name)
 
     def _read(self, now: float, stop: threading.Event) -> None:
-        unshown: list[str] = []
         lines = 0
         live = [name for name, known in self._known.items() if known.lives and name not in self._queue]
         self._queue.extendleft(reversed(live))
@@ -79,11 +82,16 @@ class Follower:
             known = self._known[name]
             try:
                 lines += _LOOK + known.read_on(now, _TURN)
-            except Problem as problem:  # one that a hub would not take hides no other
-                unshown.append(f"{known.folder} cannot be shown: {problem.message}")
+                self._unshown.pop(name, None)
+            except Problem as problem:
+                self._tell(known, problem.message)
             if known.behind:
                 self._queue.append(name)
             if name in live:
                 live.remove(name)
-        if unshown:
-            raise StorageError("; ".join(unshown))
+
+    def _tell(self, known: Followed, reason: str) -> None:
+        """Logs why a session is not shown: once, until it is shown again or the reason is another one."""
+        if self._unshown.get(known.folder.name) != reason:
+            self._unshown[known.folder.name] = reason
+            log("hubstate.show").warning("hubstate.session_unshown", folder=str(known.folder), reason=reason)

@@ -18,6 +18,8 @@ from hubstate import events as ev
 from hubstate import overview, settings
 from hubstate.clock import SystemClock, VirtualClock
 from hubstate.errors import StorageError
+from hubstate.server import calls
+from hubstate.server.answers import Problem
 from hubstate.server.mirror import Mirror
 from hubstate.server.running import RunningHub, running
 from hubstate.session import begin
@@ -540,6 +542,54 @@ def test_a_full_disk_is_told_and_forgets_nothing(pages, monkeypatch):
     pages.look()
     assert pages.model(session.id)["delivered"] == 1
     assert store.read_only
+
+
+def test_a_session_that_the_store_does_not_take_hides_no_other(pages, monkeypatch, capsys):
+    """It is logged once with its folder and the reason; the others are shown, their checkpoints too, and it when it can be."""
+    odd, fine = (hubstate.start(name, mode="offline") for name in ("odd", "fine"))
+    Path("last.pt").write_bytes(b"weights")
+    for session in (odd, fine):
+        session.log({"loss": 1.0})
+        session.save("last.pt")
+        session.close()
+    with monkeypatch.context() as patch:
+        take = calls.post_steps
+
+        def choosy(store: Mirror, caller: Any, model: str, *more: Any) -> Any:
+            if model == odd.id:
+                raise Problem(422, "invalid", "every step has a number n")
+            return take(store, caller, model, *more)
+
+        patch.setattr("hubstate.show.followed.calls.post_steps", choosy)
+        pages.look()
+        pages.look()
+        assert pages.follower.caught_up.is_set()
+        assert [file["kind"] for file in pages.model(fine.id)["checkpoints"]] == ["last"]
+    told = capsys.readouterr().err
+    assert told.count("hubstate.session_unshown") == 1
+    assert f"{odd.id}" in told
+    assert "every step has a number n" in told
+    pages.look()
+    assert [file["kind"] for file in pages.model(odd.id)["checkpoints"]] == ["last"]
+
+
+def test_a_checkpoint_that_the_store_does_not_take_is_named(pages, monkeypatch):
+    """The page tells why, and what is written later is followed all the same."""
+    session = hubstate.start("digits", mode="offline")
+    Path("last.pt").write_bytes(b"weights")
+    session.log({"loss": 1.0})
+    session.save("last.pt")
+
+    def refusing(*_arguments: Any) -> None:
+        raise Problem(404, "not_found", "no session of that id is at this hub")
+
+    monkeypatch.setattr("hubstate.show.copies.calls.take_upload", refusing)
+    pages.look()
+    session.log({"loss": 0.5})
+    session.close()
+    pages.look()
+    assert "no session of that id" in pages.conditions(session.id)["checkpoint_unshown"]
+    assert pages.model(session.id)["delivered"] == 2
 
 
 # -- by itself -------------------------------------------------------------------------------------------
