@@ -17,9 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -38,7 +37,7 @@ from hubstate.errors import CheckpointMissing, UsageError
 from hubstate.hubs import mlflow_bodies as bodies
 from hubstate.hubs.base import Accepted, Capabilities, Declined, Delayed, News, Parcel, Reply
 from hubstate.hubs.mlflow_calls import NO_ARTIFACTS, Calls, Denied, header
-from hubstate.hubs.mlflow_files import File, place_of, told_of
+from hubstate.hubs.mlflow_files import File, place_of, scheme_of, told_of
 from hubstate.hubs.mlflow_runs import Run, Runs
 from hubstate.hubs.multipart import Body
 from hubstate.hubs.verdict import date_of
@@ -125,10 +124,9 @@ class MLflowHub:
             return Delayed("hub_failing", reason, told.status, news=news)
         if isinstance(told, Delayed):
             return msgspec.structs.replace(told, news=news)
-        if not isinstance(told.get("experiments", []), list) or told.keys() - {
-            "experiments",
-            "next_page_token",
-        }:
+        # A server without experiments answers with next to nothing; a newer one may tell more than these.
+        theirs = "experiments" in told or not told.keys() - {"next_page_token"}
+        if not theirs or not isinstance(told.get("experiments", []), list):
             reason = f"{self._wire.host} does not answer as MLflow does: is it an MLflow server?"
             return Delayed("hub_failing", reason, answer.status, news=news)
         self._look_for_files()
@@ -181,7 +179,7 @@ class MLflowHub:
         trouble = (
             self._claim(run, action)
             or self._configure(run, action)
-            or self._trouble(self._tell(run.id, tags=bodies.opening_tags(action)))
+            or self._tag(run.id, bodies.opening_tags(action))
         )
         if trouble is None and run.info.status != "RUNNING":
             trouble = self._trouble(self._calls.post("runs/update", {"run_id": run.id, "status": "RUNNING"}))
@@ -196,6 +194,8 @@ class MLflowHub:
         if not isinstance(told, Denied):
             return self._trouble(told)
         again = self._runs.run(run.id)
+        if isinstance(again, Delayed):
+            return again
         if isinstance(again, Run) and again.params.get(key, action.mark) != action.mark:
             reason = f"attempt {action.attempt} of this session was opened by another process before; this one is kept here"
             return Declined(reason, 409)
@@ -217,11 +217,8 @@ class MLflowHub:
         tags = [bodies.tag(f"{bodies.NAME_TAG}{key}", name) for key, name in names.items()]
         if left_out:
             tags.append(bodies.tag("hubstate.config.left_out", ", ".join(left_out)))
-        for part in _parts(tags, bodies.MOST_TAGS):
-            reply = self._tell(run.id, tags=part)
-            if isinstance(reply, Delayed):
-                return reply
-        return None
+        trouble = self._tag(run.id, tags)
+        return trouble if isinstance(trouble, Delayed) else None
 
     def _one_by_one(self, model: str, params: list[dict[str, str]]) -> list[str] | Delayed:
         """Tells parameters of which the server refused one or more; returns the names of those that it does not take."""
@@ -267,6 +264,16 @@ class MLflowHub:
             self._named[model] = known
         return Accepted(rows=len(parcel.rows))
 
+    def _tag(self, model: str, tags: list[dict[str, str]]) -> Declined | Delayed | None:
+        """Adds tags to a run, in as many requests as they need; None if all of them are there."""
+        declined = None
+        for part in _parts(tags, bodies.MOST_TAGS):
+            trouble = self._trouble(self._tell(model, tags=part))
+            if isinstance(trouble, Delayed):
+                return trouble
+            declined = declined or trouble
+        return declined
+
     def _tell(self, model: str, **what: list[Any]) -> Reply:
         """Adds points, parameters or tags to a run."""
         what = {name: some for name, some in what.items() if some}
@@ -287,9 +294,9 @@ class MLflowHub:
             return run
         root = place_of(run.info.artifact_uri, self._wire.address)
         if root is None:
-            scheme = urlsplit(run.info.artifact_uri).scheme or "a folder"
+            where = scheme_of(run.info.artifact_uri)
             return Accepted(
-                not_taken=f"the files of this experiment do not go through its MLflow server, but to {scheme}: it gets no "
+                not_taken=f"the files of this experiment do not go through its MLflow server, but to {where}: it gets no "
                 "checkpoints; an experiment with artifacts at mlflow-artifacts: does"
             )
         kind = bodies.checkpoint_tag(action.kind.value)
@@ -297,15 +304,12 @@ class MLflowHub:
         if before is not None and before.attempt > action.attempt:
             return Accepted(not_taken="a later attempt's checkpoint of this kind is there already")
         if before is not None and before.sha256 == parcel.sha256 and before.attempt == action.attempt:
-            return Accepted()
-        try:
-            sent = self._send(parcel, action, root)
-        except OSError as error:
-            return Declined(
-                f"the kept file {parcel.file.name} cannot be read here: {error.strerror or error}"
-            )
-        except CheckpointMissing as error:
-            return Declined(str(error))
+            # The same bytes, though perhaps of a later epoch: the tag alone has to tell so.
+            sent: File | Reply = msgspec.structs.replace(before, epoch=action.epoch, fitness=action.fitness)
+            if sent == before:
+                return Accepted()
+        else:
+            sent = self._sent(parcel, parcel.file, action, root)
         if not isinstance(sent, File):
             return sent
         told = [bodies.tag(kind, msgspec.json.encode(sent).decode())]
@@ -317,12 +321,20 @@ class MLflowHub:
             self._calls.delete_file(str(PurePosixPath(root) / before.path))
         return trouble or Accepted()
 
-    def _send(self, parcel: Parcel, action: SendCheckpoint, root: str) -> File | Reply:
+    def _sent(self, parcel: Parcel, kept: Path, action: SendCheckpoint, root: str) -> File | Reply:
+        """As `_send`; what cannot be read here is refused."""
+        try:
+            return self._send(parcel, kept, action, root)
+        except OSError as error:
+            return Declined(f"the kept file {kept.name} cannot be read here: {error.strerror or error}")
+        except CheckpointMissing as error:
+            return Declined(str(error))
+
+    def _send(self, parcel: Parcel, kept: Path, action: SendCheckpoint, root: str) -> File | Reply:
         """Brings a file there; what it is called, once it lies there whole."""
-        assert parcel.file is not None
-        with Content(parcel.file) as content:
+        with Content(kept) as content:
             size = content.size
-        ending = ".tar" if parcel.file.is_dir() else parcel.file.suffix
+        ending = ".tar" if kept.is_dir() else kept.suffix
         name = f"epoch-{action.epoch}-{parcel.sha256[:16]}{ending}"
         file = File(
             path=f"checkpoints/{action.kind.value}/{name}",
@@ -331,10 +343,10 @@ class MLflowHub:
             epoch=action.epoch,
             attempt=action.attempt,
             fitness=action.fitness,
-            folder=parcel.file.is_dir(),
+            folder=kept.is_dir(),
         )
         place = PurePosixPath(root) / file.path
-        with Body(parcel.file) as body:
+        with Body(kept) as body:
             told = self._calls.put_file(str(place), body)
         if body.fault:
             return Declined(body.fault)

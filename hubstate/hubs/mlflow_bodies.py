@@ -37,6 +37,7 @@ __all__ = [
     "parameters",
     "points",
     "run_status",
+    "storable",
     "tag",
 ]
 
@@ -138,9 +139,13 @@ def _latest_points(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def tag(key: str, value: object) -> Tag:
-    """A tag, cut to what any server takes; surrogates, which no JSON holds, are replaced."""
-    said = str(value).encode("utf-8", "replace").decode()
-    return {"key": key, "value": said[:LONGEST_TAG]}
+    """A tag, cut to what any server takes."""
+    return {"key": key, "value": storable(str(value))[:LONGEST_TAG]}
+
+
+def storable(text: str) -> str:
+    """A text as any server takes it: what no JSON holds (surrogates), or not every database (NUL), is replaced."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def attempt_tag(attempt: int) -> str:
@@ -275,6 +280,5 @@ def _flat(config: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
 
 def _spelled(value: Any) -> str:
     """A value as Python spells it, as MLflow's own client would; what is too long is cut, and ends in dots."""
-    said = value if isinstance(value, str) else str(value)
-    said = said.encode("utf-8", "replace").decode()
+    said = storable(value if isinstance(value, str) else str(value))
     return said if len(said) <= LONGEST_VALUE else f"{said[: LONGEST_VALUE - 1]}…"

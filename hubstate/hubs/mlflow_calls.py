@@ -118,7 +118,7 @@ class Calls:
     def judged(self, answer: Answer) -> dict[str, Any] | Denied | Delayed:
         """The object of an answer that counts, else what it means for the delivery."""
         code = _code(answer)
-        said = self._wire.clean(_said(answer))
+        said = self._wire.clean(_said(answer, self._wire.clean))
         host, status = self._wire.host, answer.status
         if status == 503 and _ITS_OPTION in said:
             return Denied(f"{host} hands out no artifacts: {said}", status, code=NO_ARTIFACTS)
@@ -153,8 +153,8 @@ def _code(answer: Answer) -> str:
     return told if isinstance(told, str) and len(told) <= 100 and told.isprintable() else ""
 
 
-def _said(answer: Answer) -> str:
-    """What the server says to people, in one line."""
+def _said(answer: Answer, clean: Callable[[str], str]) -> str:
+    """What the server says to people, in one line. It is cleaned before it is cut: half a key is found by nobody."""
     told = answer.text if answer.body is None else answer.body.get("message", answer.body.get("detail"))
-    line = text(told, _LONGEST_MESSAGE) or ""
+    line = text(clean(told) if isinstance(told, str) else None, _LONGEST_MESSAGE) or ""
     return "" if line.startswith("<") else line  # a page is no message

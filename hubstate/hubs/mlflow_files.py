@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-__all__ = ["File", "place_of", "told_of"]
+__all__ = ["File", "place_of", "scheme_of", "told_of"]
 
 _API = "/api/2.0/mlflow-artifacts/artifacts/"
 
@@ -34,7 +34,7 @@ def told_of(tag: str | None) -> File | None:
         return None
     try:
         file = msgspec.json.decode(tag, type=File)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return file if _is_inside(file.path) else None
 
@@ -55,6 +55,14 @@ def place_of(uri: str, server: str) -> str | None:
         case _:
             return None
     return place if same and _is_inside(place) else None
+
+
+def scheme_of(uri: str) -> str:
+    """What kind of place files lie at, in a word for people."""
+    try:
+        return urlsplit(uri).scheme or "a folder"
+    except ValueError:
+        return "a place that cannot be read"
 
 
 def _is_inside(path: str) -> bool:

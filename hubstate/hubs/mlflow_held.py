@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from math import isfinite
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote
 
 import msgspec
@@ -67,7 +67,7 @@ class StoredFile(NamedTuple):
 
 class _Point(msgspec.Struct, frozen=True):
     timestamp: int
-    value: float | str = 0.0
+    value: float | Literal["NaN", "Infinity", "-Infinity"] = 0.0
     step: int = 0
 
 
@@ -199,21 +199,28 @@ def _merged(
     """Rows out of points; those of one attempt that have the same place are one, and of two values the later one holds."""
     rows: dict[tuple[int, int | None, int, bool], StoredRow] = {}
     for (axis, step, _), found in sorted(points.items(), key=lambda item: item[0][2]):
-        attempt, epoch = found.pop(ATTEMPT, None), found.pop(EPOCH, None)
+        attempt, epoch = _whole(found.pop(ATTEMPT, None)), _whole(found.pop(EPOCH, None))
         if attempt is None:
             continue  # somebody else's points
         is_step, final = axis == AXES[0], axis == AXES[1]
-        row_epoch = int(float(epoch)) if is_step and epoch is not None else step
-        place = (row_epoch, step if is_step else None, int(float(attempt)), final)
+        row_epoch = epoch if is_step and epoch is not None else step
+        place = (row_epoch, step if is_step else None, attempt, final)
         row = rows.setdefault(place, StoredRow(*place, {}, {}))
         for key, value in found.items():
-            name = names.get(key) or readable(key) or key
+            # A name tells itself; the tag may hold it with a letter replaced, or be changed by anybody.
+            told = readable(key)
+            name = names.get(key, key) if told is None else told
             odd = _odd(float(value))
             row.metrics[name] = None if odd else float(value)
             row.nonfinite.pop(name, None)
             if odd:
                 row.nonfinite[name] = odd
     return list(rows.values())
+
+
+def _whole(value: float | str | None) -> int | None:
+    """A count that stands in a point; None where none stands there."""
+    return None if value is None or not isfinite(float(value)) else int(float(value))
 
 
 def _odd(value: float) -> str:
@@ -245,6 +252,6 @@ def _first_epoch(tag: str) -> float:
     """The epoch that an attempt began with; one whose tag tells nothing has replaced nothing."""
     try:
         told = msgspec.json.decode(tag, type=dict[str, Any]).get("first_epoch")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         told = None
     return float(told) if isinstance(told, int) else float("inf")

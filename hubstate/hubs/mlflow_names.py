@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import sys
 
 __all__ = ["AXES", "LONGEST", "OURS", "readable", "taken"]
 
@@ -56,7 +57,11 @@ def readable(name: str) -> str | None:
 
 def _read(mark: re.Match[str]) -> str:
     codes, word = mark.groups()
-    return f"({word})" if codes is None else "".join(chr(int(code, 16)) for code in codes.split("_") if code)
+    if codes is None:
+        return f"({word})"
+    points = [int(code, 16) for code in codes.split("_") if code]
+    # What is no letter was not written here, and stays as it is.
+    return mark[0] if any(point > sys.maxunicode for point in points) else "".join(map(chr, points))
 
 
 def _stays(name: str) -> bool:

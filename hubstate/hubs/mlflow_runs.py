@@ -18,7 +18,7 @@ import msgspec
 from hubstate.actions import OpenSession
 from hubstate.hubs.base import Declined, Delayed
 from hubstate.hubs.bodies import is_model_id, started_at
-from hubstate.hubs.mlflow_bodies import RUN, SESSION, opening_tags
+from hubstate.hubs.mlflow_bodies import RUN, SESSION, opening_tags, storable
 from hubstate.hubs.mlflow_calls import Calls, Denied, no_run
 from hubstate.settings import MLflow
 
@@ -145,7 +145,7 @@ class Runs:
         return experiment
 
     def _name(self, project: str | None) -> str:
-        return project or self._wanted.experiment or _DEFAULT
+        return storable(project or self._wanted.experiment or _DEFAULT)
 
     # -- looking -----------------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class Runs:
         started = started_at(action.session)
         body = {
             "experiment_id": experiment,
-            "run_name": action.name[:250],
+            "run_name": storable(action.name)[:250],
             "start_time": int((now if started is None else started) * 1000),
             "tags": opening_tags(action)[:MOST_FIRST],
         }
@@ -279,4 +279,6 @@ def _run(told: object) -> Run | None:
         run = msgspec.convert(told, Run, strict=False)
     except msgspec.ValidationError:
         return None
-    return run if is_model_id(run.id) else None
+    # Both become a part of addresses that people open.
+    plain = all(is_model_id(each) for each in (run.id, run.info.experiment_id or run.id))
+    return run if plain else None

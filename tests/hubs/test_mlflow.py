@@ -19,7 +19,7 @@ from parcels import SESSION, checkpoint, close, end, every, heartbeat, keep, ope
 from scripted import Request, Says, ScriptedHub
 from standin_mlflow import StandinMLflow
 
-from hubstate.actions import CloseSession, EndSession
+from hubstate.actions import CloseSession, EndSession, SendCheckpoint
 from hubstate.errors import UsageError
 from hubstate.hubs import open_hub
 from hubstate.hubs.base import Accepted, Declined, Delayed, Hub, Parcel
@@ -146,6 +146,17 @@ def test_a_server_that_repeats_the_credentials_tells_nobody(
     assert "pass-word" not in reply.reason
 
 
+@pytest.mark.parametrize("before", range(0, 320, 20))
+def test_no_message_that_is_cut_holds_half_a_key(
+    hub: ScriptedHub, connect: Callable[..., MLflowHub], before: int
+) -> None:
+    """A key that a long message repeats is taken out wherever it stands, before the message is cut."""
+    hub.then("/experiments/search", Says(401, {"error_code": "X", "message": "." * before + "secret" * 10}))
+    reply = connect(hub.url, "secret" * 10).check()
+    assert isinstance(reply, Delayed)
+    assert "secret" not in reply.reason
+
+
 def test_whose_certificate_is_believed_is_said_by_mlflows_variables(
     mlflow: StandinMLflow, serve: Callable[..., ScriptedHub], connect: Callable[..., MLflowHub]
 ) -> None:
@@ -169,6 +180,12 @@ def test_check_changes_nothing(mlflow: StandinMLflow, client: MLflowHub) -> None
     assert isinstance(reply, Accepted)
     assert reply.news.hub == client.address
     assert (mlflow.runs, mlflow.files, len(mlflow.experiments)) == ({}, {}, 1)
+
+
+def test_a_newer_server_that_tells_more_is_one(hub: ScriptedHub, client: MLflowHub) -> None:
+    """A server that tells more beside its experiments than today's do is an MLflow server all the same."""
+    hub.then("/experiments/search", Says(200, {"experiments": [], "total": 7}))
+    assert isinstance(client.check(), Accepted)
 
 
 def test_what_it_cannot_is_declared(client: MLflowHub) -> None:
@@ -348,6 +365,15 @@ def test_the_attempt_that_another_process_opened_first_is_its_own(client: MLflow
     assert "another process" in reply.reason
 
 
+def test_who_opened_an_attempt_is_refused_only_once_it_is_known(
+    hub: ScriptedHub, client: MLflowHub, model: str
+) -> None:
+    """Where the server cannot be asked which process was the first, the opening is repeated, and not given up."""
+    opened(client, model=model, attempt=2, mark="1800000000.1")
+    hub.then(f"/runs/get?run_id={model}", Says(body={"run": {"info": {"run_id": model}}}), Says(drop=True))
+    assert isinstance(client.deliver(opening(model, attempt=2, mark="1800000000.2")), Delayed)
+
+
 @pytest.mark.parametrize(
     ("wanted", "project", "name"),
     [
@@ -503,6 +529,27 @@ def test_a_parameter_that_a_server_refuses_holds_up_nothing(
 
 
 # -- rows --------------------------------------------------------------------------------------------------
+
+
+def test_many_tags_leave_in_several_requests(mlflow: StandinMLflow, client: MLflowHub) -> None:
+    """A session with more tags than a request may hold is opened, and has them all."""
+    opened(client, tags=tuple(f"label {number}" for number in range(150)))
+    assert {f"label {number}" for number in range(150)} <= mlflow.tags().keys()
+
+
+def test_what_no_database_holds_is_replaced(mlflow: StandinMLflow, client: MLflowHub) -> None:
+    """A NUL, which PostgreSQL refuses as if the server had failed, and a surrogate are replaced, and hold up nothing."""
+    parcel = opening(project="c\0\udcff", group="d\0", tags=("e\0",), config={"f\0": "g\0h"})
+    named = msgspec.structs.replace(parcel, action=msgspec.structs.replace(parcel.action, name="a\0b"))
+    model = client.deliver(named).news.model
+    assert model is not None
+    run = mlflow.runs[model]
+    assert run["info"]["run_name"] == "a\ufffdb"
+    assert mlflow.experiments[run["info"]["experiment_id"]]["name"] == "c\ufffd?"
+    assert run["tags"]["hubstate.group"] == "d\ufffd"
+    assert run["params"]["f--.0--"] == "g\ufffdh"
+    assert isinstance(client.deliver(rows(row(1, 0, **{"loss\0": 0.5}), model=model)), Accepted)
+    assert ("loss--.0--", 0.5) in [point[:2] for point in mlflow.points()]
 
 
 def test_rows_are_points_at_the_time_when_they_were_recorded(
@@ -708,6 +755,21 @@ def test_a_repeat_of_a_file_sends_it_once(
     assert [request.method for request in hub.requests].count("PUT") == 1
 
 
+def test_the_same_file_at_a_later_epoch_is_told_and_not_sent(
+    mlflow: StandinMLflow, hub: ScriptedHub, client: MLflowHub, model: str, file: Path
+) -> None:
+    """A file that has not changed since an earlier epoch does not leave again; its tag tells the later epoch."""
+    parcel = checkpoint(file, model=model, fitness=0.5)
+    assert isinstance(parcel.action, SendCheckpoint)
+    later = msgspec.structs.replace(parcel.action, epoch=4, fitness=0.75)
+    for action in (parcel.action, later):
+        assert isinstance(client.deliver(msgspec.structs.replace(parcel, action=action)), Accepted)
+    told = json.loads(mlflow.tags()["hubstate.checkpoint.last"])
+    assert (told["epoch"], told["fitness"]) == (4, 0.75)
+    assert [place.rpartition("artifacts/")[2] for place in mlflow.files] == [told["path"]]
+    assert [request.method for request in hub.requests].count("PUT") == 1
+
+
 @pytest.mark.parametrize("listed", [{}, {"files": []}, {"files": 7}, {"files": [5]}])
 def test_a_file_that_does_not_lie_there_is_not_acknowledged(
     mlflow: StandinMLflow,
@@ -778,7 +840,13 @@ def test_a_tag_that_somebody_changed_stops_nothing(
     mlflow: StandinMLflow, client: MLflowHub, model: str, file: Path
 ) -> None:
     """Tags can be edited by anybody: one that tells of no file, or of one elsewhere, is as none."""
-    for odd in ("", "{}", "null", '{"path":"../../x","size":1,"sha256":"0","epoch":1,"attempt":9}'):
+    for odd in (
+        "",
+        "{}",
+        "null",
+        '{"x":' + "[" * 6_000,
+        '{"path":"../../x","size":1,"sha256":"0","epoch":1,"attempt":9}',
+    ):
         mlflow.runs[model]["tags"]["hubstate.checkpoint.last"] = odd
         mlflow.files = {"x": b"theirs"}
         assert isinstance(client.deliver(checkpoint(file, model=model)), Accepted)
@@ -786,7 +854,9 @@ def test_a_tag_that_somebody_changed_stops_nothing(
         assert len(mlflow.files) == 1
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/", "file:///x/", "/x/", "mlflow-artifacts://elsewhere:5/"])
+@pytest.mark.parametrize(
+    "root", ["s3://bucket/", "file:///x/", "http://[x/", "/x/", "mlflow-artifacts://elsewhere:5/"]
+)
 def test_files_that_do_not_go_through_the_server_are_not_taken(
     serve: Callable[..., ScriptedHub], connect: Callable[..., MLflowHub], file: Path, root: str
 ) -> None:
@@ -888,6 +958,7 @@ def test_what_mlflow_has_no_word_for_is_settled(client: MLflowHub, model: str, f
 @pytest.mark.parametrize(
     "nonsense",
     [b"", b"{", b"[]", b"null", b'"x"', {"run": 5}, {"runs": [5]}, {"runs": [{"info": {"run_id": "../x"}}]},
+     {"run": {"info": {"run_id": "abc", "experiment_id": "1\x1b[2J"}}},
      {"experiments": 5}, {"experiment": {"experiment_id": 7}}, {"files": {"a": 1}}, {"error_code": 7}],
 )  # fmt: skip
 def test_no_answer_makes_a_method_raise(

@@ -34,7 +34,13 @@ def train(hub: ScriptedHub, *, resume: bool = False, fails: bool = False) -> Pat
         for epoch in session.epochs():
             session.log({"loss": 0.5 / (1 + epoch)}, step=epoch)
             session.log(
-                {"loss": float("nan"), "m(B)": 0.1 * epoch, "up": float("inf"), "long" * 80: -float("inf")}
+                {
+                    "loss": float("nan"),
+                    "nul\0": 1.0,
+                    "m(B)": 0.1 * epoch,
+                    "up": float("inf"),
+                    "long" * 80: -float("inf"),
+                }
             )
             session.log({"more": 0.2 * epoch}, epoch=epoch)  # joins the row before
             if fails and epoch == 1:
@@ -98,6 +104,8 @@ def test_points_of_others_are_no_rows(hub: ScriptedHub, mlflow: StandinMLflow) -
     run["metrics"].add(("system/cpu", 0.5, 123, 0))
     run["tags"]["hubstate.attempt.x"] = "{}"
     run["tags"]["hubstate.attempt.7"] = "[nonsense"
+    run["tags"]["hubstate.attempt.8"] = '{"first_epoch":' + "[" * 6_000
+    run["metrics"].add(("hubstate/attempt", "NaN", 123, 0))
     assert compared(hub, mlflow, folder).equal
 
 
@@ -130,13 +138,16 @@ def test_a_server_that_tells_nothing_is_told(
         held(f"mlflow+{hub.url}", None, "m")
 
 
-def test_odd_points_are_an_error_and_no_crash(serve: Callable[..., ScriptedHub]) -> None:
+@pytest.mark.parametrize("point", [{"timestamp": "now"}, {"timestamp": 1, "value": "much"}])
+def test_odd_points_are_an_error_and_no_crash(
+    serve: Callable[..., ScriptedHub], point: dict[str, object]
+) -> None:
     """A server that tells points as MLflow does not is refused by name."""
     run = {"info": {"run_id": "m"}, "data": {"metrics": [{"key": "loss"}]}}
 
     def odd(request: object) -> Says:
         path = getattr(request, "path", "")
-        return Says(body={"run": run} if "runs/get" in path else {"metrics": [{"timestamp": "now"}]})
+        return Says(body={"run": run} if "runs/get" in path else {"metrics": [point]})
 
     with pytest.raises(HubRefused, match="tells points as MLflow does not"):
         held(f"mlflow+{serve(odd).url}", None, "m")

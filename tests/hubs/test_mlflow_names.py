@@ -65,6 +65,11 @@ def test_every_name_is_taken_and_can_be_read_back(name: str) -> None:
     assert not told.startswith((*AXES, "hubstate"))
 
 
+def test_a_mark_of_no_letter_stays_as_it_is() -> None:
+    """Somebody else's name, which looks like one with a mark and tells of no letter, is read as it is."""
+    assert readable("a--.ffffffffff--b") == "a--.ffffffffff--b"
+
+
 @given(st.text("x(/.- é", min_size=LONGEST + 1, max_size=LONGEST + 80))
 def test_a_name_that_is_too_long_is_cut_and_still_its_own(name: str) -> None:
     """A long name is cut to one that MLflow takes, which says that it was, and which another long name does not get."""
