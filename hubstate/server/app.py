@@ -8,6 +8,7 @@ redirected POST into a GET and believes that it was a success.
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, re
 from hubstate.server.store import Store
 from hubstate.server.unoffered import add_unoffered
 from hubstate.server.uploads import Received, Receiver, digest_of_header
-from hubstate.server.watching import add_watching
+from hubstate.server.watching import Counting, add_watching
 
 __all__ = ["build"]
 
@@ -54,14 +55,17 @@ def build(wiring: Wiring) -> FastAPI:
     _add_files(app, wiring)
     add_platform(app, wiring)
     add_unoffered(app, wiring)
-    add_watching(app, wiring)
+    counts: Counter[int] = Counter()
+    add_watching(app, wiring, counts)
     app.state.pages = add_pages(app, wiring)
     _add_refusals(app, wiring)
     app.openapi = describe_calls(app)  # type: ignore[method-assign]
-    app.add_middleware(Rates, limit=wiring.store.terms.rate_limit, wall=wiring.wall)
-    app.add_middleware(_OneSlash)
     if wiring.store.read_only:
         app.add_middleware(Looking)
+    # Around all that answers, accidents included, which what is added as middleware never sees.
+    within = app.build_middleware_stack()
+    counted = Counting(Rates(within, wiring.store.terms.rate_limit, wiring.wall), counts)
+    app.middleware_stack = _OneSlash(counted)
     return app
 
 

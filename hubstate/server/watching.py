@@ -56,9 +56,8 @@ class Counting:
         await self._app(scope, receive, counted)
 
 
-def add_watching(app: FastAPI, wiring: Wiring) -> None:
-    """Adds both addresses to the application, and the counting."""
-    counts: Counter[int] = Counter()
+def add_watching(app: FastAPI, wiring: Wiring, counts: Counter[int]) -> None:
+    """Adds both addresses to the application. `counts`: of answers, by status."""
 
     @app.get("/healthz", summary="Is this hub well?")
     async def healthz() -> Response:
@@ -70,8 +69,6 @@ def add_watching(app: FastAPI, wiring: Wiring) -> None:
         admit_watcher(wiring.store, visit_of(request, wiring), wiring.public_url, wiring.wall())
         lines = await run_in_threadpool(lambda: list(numbers(wiring.store, counts, wiring.wall())))
         return Response("\n".join(lines) + "\n", 200, {"Cache-Control": "no-store"}, _FORMAT)
-
-    app.add_middleware(Counting, counts=counts)
 
 
 def numbers(store: Store, counts: Counter[int], now: float) -> Iterator[str]:

@@ -13,6 +13,7 @@ from hub_client import Client, row
 from hubstate.clock import VirtualClock
 from hubstate.server import keys
 from hubstate.server.running import RunningHub, running
+from hubstate.server.terms import Terms
 
 
 def numbers(client: Client, **headers: str) -> dict[str, float]:
@@ -66,6 +67,26 @@ def test_the_numbers_tell_what_is_here(hub: RunningHub, client: Client, clock: V
     assert found["process_resident_memory_bytes"] > 1e6
     clock.advance(901.0)
     assert numbers(client)["hubstate_sessions_silent"] == 2
+
+
+def test_answers_that_no_call_gave_are_counted_too(
+    data_dir: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a watcher wants to know most: how often a client asked too much, and accidents. Both tell what is left."""
+
+    def breaks(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("hubstate.server.models.get_model", breaks)
+    with running(data_dir, wall=clock.wall, terms=Terms(rate_limit=2)) as hub:
+        client = Client(hub.url)
+        answers = [client.get("/v1/models/S1"), client.get("/v1/models"), client.get("/v1/models")]
+        found = numbers(client)
+        client.http.close()
+    assert [answer.status_code for answer in answers] == [500, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    counted = {status: found[f'hubstate_answers_total{{status="{status}"}}'] for status in (200, 429, 500)}
+    assert counted == {200: 1, 429: 1, 500: 1}
 
 
 def test_the_numbers_are_for_this_machine_and_for_who_has_a_key(hub: RunningHub, client: Client) -> None:
