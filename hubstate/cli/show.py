@@ -8,7 +8,6 @@ import time
 import webbrowser
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -40,15 +39,15 @@ def show(
 
     configure_log()
     with extra("server"):
-        from hubstate.show import showing
+        from hubstate.show import id_on_pages, showing
     found = settings.resolve()
-    chosen = None if session is None else overview.find(session, overview.folders(found, directory)).name
+    chosen = None if session is None else overview.find(session, overview.folders(found, directory))
     overview.folders(found, directory)  # a directory that is not there is told before anything is opened
     ended = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
     try:
         with showing(lambda: overview.folders(found, directory), port=port, wall=time.time) as hub:
-            page = hub.url if chosen is None else f"{hub.url}/models/{quote(chosen, safe='')}"
+            page = hub.url if chosen is None else f"{hub.url}/models/{id_on_pages(chosen)}"
             screen = Screen()
             screen.line(page)
             screen.flush()

@@ -13,7 +13,8 @@ process. In a session's folder nothing is written, and nobody is kept out of it.
 
 from __future__ import annotations
 
+from hubstate.show.followed import id_on_pages
 from hubstate.show.follower import Follower
 from hubstate.show.showing import showing
 
-__all__ = ["Follower", "showing"]
+__all__ = ["Follower", "id_on_pages", "showing"]

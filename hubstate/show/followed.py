@@ -30,7 +30,7 @@ from hubstate.show.copies import Copies
 from hubstate.show.told import conditions, is_over
 from hubstate.states import TERMINAL_STATES, State
 
-__all__ = ["Followed"]
+__all__ = ["Followed", "id_on_pages"]
 
 #: How many lines are said to the store at once.
 _LINES = 1_000
@@ -48,8 +48,7 @@ class Followed:
 
     def __init__(self, store: Mirror, folder: Path) -> None:
         self.folder = folder
-        #: Its id on the pages: its folder's name, where a hub can call a session so.
-        self.id = folder.name if _ID.fullmatch(folder.name) else _digest(folder.name)
+        self.id = id_on_pages(folder)
         self._store = store
         self._caller = Caller(DEFAULT_OWNER, "")
         self._begin()
@@ -288,8 +287,11 @@ def _row(step: Step, event: FitEpochEnd | TrainBatchEnd) -> Row:
     )
 
 
-def _digest(name: str) -> str:
-    return "named-" + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:26]
+def id_on_pages(folder: Path) -> str:
+    """The id of the session in a folder on the pages: the folder's name, where a hub can call a session so."""
+    if _ID.fullmatch(folder.name):
+        return folder.name
+    return "named-" + hashlib.sha256(folder.name.encode("utf-8", "surrogateescape")).hexdigest()[:26]
 
 
 def _born(session: str) -> float:

@@ -60,6 +60,14 @@ def test_one_session_can_be_named():
     assert "no session" in run("show", "nobody", code=2).stderr
 
 
+def test_a_session_in_a_folder_with_a_name_of_its_own_can_be_named():
+    """Where somebody renamed the folder, the address that is printed is that of its page all the same."""
+    session = trained()
+    Path(".hubstate", session).rename(Path(".hubstate", "my best run (old)"))
+    with shown("digits") as (address, _process):
+        assert "digits" in requests.get(address, timeout=30).text
+
+
 def test_a_directory_is_looked_into_alone(tmp_path):
     """`--directory` shows what lies there; one that is not there is a mistake."""
     trained()
