@@ -4,7 +4,7 @@
 |---|---|
 | after the first iteration | the session opens and training begins; with `init_model=` it is a resumed one |
 | after each iteration | a row: each data set's metrics, as `valid_0/auc`; files that appeared where `saves=` says; a wish to stop ends the training as early stopping does |
-| after the last planned iteration | the end, where there is no block |
+| after the last planned iteration, or with a wish to stop | the end, where there is no block |
 
 LightGBM has no event for its end, and none for an exception: only the block sees an early stop, an error, Ctrl-C.
 """
@@ -65,10 +65,10 @@ class HubstateCallback(QuietLink):
             self.begin()
         self.found()
         self.row(env.iteration, _values(env.evaluation_result_list or ()))
-        if env.iteration + 1 < env.end_iteration:
-            return self.wants_stop()
-        self.ended()
-        return False
+        stop = env.iteration + 1 < env.end_iteration and self.wants_stop()
+        if stop or env.iteration + 1 == env.end_iteration:
+            self.ended()
+        return stop
 
 
 def _values(results: Iterable[Any]) -> dict[str, Any]:

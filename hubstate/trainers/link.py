@@ -266,6 +266,13 @@ class Link:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Ends what the trainer did not end itself: many fire no hook when they are left by an exception."""
+        self._leave(kind, error, traceback)
+
+    @fenced
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """What goes wrong here hides no error of the training's own, and keeps no script from going on behind it."""
         session, self._session = self._session, None
         if session is not None:
             session.__exit__(kind, error, traceback)

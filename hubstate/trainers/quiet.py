@@ -138,15 +138,20 @@ class QuietLink(Link):
     ) -> None:
         self._inside = False
         self.found()
-        if self._over and error is not None:
-            # What went wrong after the training takes nothing from it.
-            self._over = False
-            session, self._session = self._session, None
-            if session is not None:
-                session.finish(_AFTER_ERROR)
-            return
-        self._over = False
         super().__exit__(kind, error, traceback)
+
+    @fenced
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        over, self._over = self._over, False
+        if not over or error is None:
+            super()._leave(kind, error, traceback)
+            return
+        # What went wrong after the training takes nothing from it.
+        session, self._session = self._session, None
+        if session is not None:
+            session.finish(_AFTER_ERROR)
 
     # -- files ---------------------------------------------------------------------------------------------
 

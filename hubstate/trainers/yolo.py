@@ -19,7 +19,7 @@ def main() -> None:
 
     link = HubstateCallbacks(None)
     for hook in HOOKS:
-        default_callbacks[hook].append(getattr(link, hook))
+        default_callbacks.setdefault(hook, []).append(getattr(link, hook))
     try:
         entrypoint()
     except BaseException as error:  # it goes on as it came; Ctrl-C and sys.exit end a session too

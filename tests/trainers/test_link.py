@@ -113,6 +113,17 @@ def test_a_hub_that_cannot_be_meant_breaks_no_training(monkeypatch, capsys):
     assert "HUBSTATE_LIMIT_METRICS" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [None, RuntimeError("boom"), KeyboardInterrupt()])
+def test_a_block_whose_end_fails_lets_the_script_go_on(link, sessions, monkeypatch, capsys, error):
+    """Where hubstate itself fails at the end of a block the script goes on, or sees its own error and no other."""
+    session, leave = sessions[0], type(sessions[0]).__exit__
+    with monkeypatch.context() as patch:
+        patch.setattr(type(session), "__exit__", lambda *_more: 1 // 0)
+        assert link.__exit__(error and type(error), error, None) is None
+    assert "_leave: ZeroDivisionError" in capsys.readouterr().err
+    leave(session, None, None, None)
+
+
 # -- travelling ------------------------------------------------------------------------------------------
 
 

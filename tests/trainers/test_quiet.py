@@ -231,6 +231,15 @@ def test_what_goes_wrong_after_the_training_takes_nothing_from_it(sessions):
     assert (sessions[0].state, sessions[0].outcome) == (State.DONE, Outcome.FINISHED)
 
 
+def test_an_end_that_fails_behind_the_training_hides_no_error(sessions, monkeypatch, capsys):
+    """Where hubstate itself fails at the end of the block, the error that left it is the one that the script sees."""
+    link = QuietLink()
+    begun(link.__enter__()).ended()
+    monkeypatch.setattr(type(sessions[0]), "finish", lambda *_more: 1 // 0)
+    left_by(link, OSError())
+    assert "_leave: ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_an_exception_finds_the_newest_file(sessions, saves):
     """What was written after the last look is there to go on from."""
     link = QuietLink(saves="last.pt")
@@ -451,6 +460,16 @@ def test_lightgbm_stops_as_early_stopping_does(sessions, hubstate_hub):
             callback(environment(1))
     assert stopped.value.args == (1, (("valid_0", "auc", 0.5, True),))
     assert sessions[0].outcome is Outcome.STOPPED
+
+
+def test_lightgbm_ends_with_a_wish_to_stop(sessions, hubstate_hub):
+    """Without a block, too, a training that was stopped at the hub is over: LightGBM tells nobody afterwards."""
+    callback = LIGHTGBM.HubstateCallback()
+    callback(environment(0))
+    press_stop(sessions[0], hubstate_hub)
+    with pytest.raises(EarlyStopException):
+        callback(environment(1))
+    assert (sessions[0].state, sessions[0].outcome) == (State.DONE, Outcome.STOPPED)
 
 
 def test_lightgbm_ends_with_its_last_iteration(sessions, hubstate_hub):
