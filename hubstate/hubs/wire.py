@@ -45,6 +45,7 @@ _LONGEST_TEXT = 1_000
 _FAILURES = (
     requests.RequestException,
     foreign.HTTPError,
+    foreign.HTTPWarning,  # where warnings are errors, and no certificate is looked at
     http.client.HTTPException,
     OSError,
     ValueError,  # what libraries raise over an odd header or host name
@@ -343,6 +344,10 @@ def _reason(error: BaseException, host: str, connect_timeout: float, watch: Watc
     reasons: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
         (Stalled, f"the upload to {host} moved less than 64 KiB in {watch.patience:g} s"),
         (Overdue, f"no whole answer from {host} within {watch.total:g} s"),
+        (
+            foreign.InsecureRequestWarning,
+            f"warnings are errors here, and one is that nobody looks at the certificate of {host}",
+        ),
         (ssl.SSLCertVerificationError, f"the certificate of {host} is not accepted"),
         ((ssl.SSLError, foreign.SSLError), f"no secure connection to {host} (does it speak https?)"),
         ((foreign.ProxyError, requests.exceptions.ProxyError), f"the proxy on the way to {host} fails"),

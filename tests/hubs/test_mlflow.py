@@ -8,6 +8,7 @@ import json
 import random
 import ssl
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,6 +170,21 @@ def test_whose_certificate_is_believed_is_said_by_mlflows_variables(
     assert isinstance(refused, Delayed)
     assert "certificate" in refused.reason
     assert isinstance(connect(url, wanted=MLflow(trust=str(pem))).check(), Accepted)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_certificate_that_nobody_looks_at_is_taken(
+    mlflow: StandinMLflow, serve: Callable[..., ScriptedHub], connect: Callable[..., MLflowHub], strict: bool
+) -> None:
+    """Who wants no certificate looked at gets through; where warnings are errors that is told, and nothing raises."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).with_name("loopback.pem"))
+    client = connect(serve(mlflow, tls=context).url, wanted=MLflow(trust=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if strict else "ignore")
+        reply = client.check()
+    assert isinstance(reply, Delayed if strict else Accepted)
+    assert isinstance(reply, Accepted) or "warnings are errors here" in reply.reason
 
 
 # -- who is there ------------------------------------------------------------------------------------------
