@@ -14,6 +14,8 @@ __all__ = ["End", "Life", "Opening", "Row", "Rows", "Steps", "Usage", "converted
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=BIGGEST)]
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=BIGGEST)]
+#: So many parts may be within each other: more than people write, less than Python can go through.
+_DEEPEST = 200
 Words = Annotated[str, msgspec.Meta(max_length=2000)]
 
 
@@ -73,13 +75,33 @@ _T = TypeVar("_T")
 
 
 def decoded(body: bytes, kind: type[_T]) -> _T:
-    """The body as `kind`. Raises `Problem` 400 for what is no JSON, 422 for JSON of another shape."""
+    """The body as `kind`. Raises `Problem` 400 for what is no JSON, 422 for JSON of another shape, or far too deep."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        found = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise Problem(422, "invalid", f"the body cannot be used: {error}") from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Problem(400, "not_json", f"the body is not the JSON that was expected: {error}") from error
+    if body.count(b"[") + body.count(b"{") > _DEEPEST:  # else it cannot be any deeper
+        _check_depth(found.steps if isinstance(found, Steps) else found)
+    return found
+
+
+def _check_depth(found: object) -> None:
+    """Refuses what could be kept, but would break whatever reads or shows it later."""
+    level = [found]
+    for _ in range(_DEEPEST + 1):
+        inner = (
+            part.values() if isinstance(part, dict) else part
+            for part in level
+            if isinstance(part, dict | list)
+        )
+        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise Problem(
+        422, "invalid", f"the body has parts within parts, more than {_DEEPEST} deep: send it flatter"
+    )
 
 
 def json_object(body: bytes) -> dict[str, Any]:

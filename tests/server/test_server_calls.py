@@ -62,6 +62,24 @@ def test_a_body_that_is_too_long_is_refused_with_413(client: Client) -> None:
     assert client.open().status_code == 200
 
 
+@pytest.mark.parametrize("depth", [190, 250, 980, 100_000])
+def test_parts_within_parts_have_an_end(client: Client, depth: int) -> None:
+    """What is kept can be shown: far too deep a body is refused in words, wherever it is taken as it comes."""
+    deep = "[" * depth + "]" * depth
+    client.open("S1")
+    bodies = {
+        "/v1/models": f'{{"config": {{"x": {deep}}}, "hubstate": {{"id": "S2", "name": "d", "config": {{"x": {deep}}}}}}}',
+        "/v1/models/S1/steps": f'{{"steps": [{{"n": 1, "x": {deep}}}]}}',
+        "/api/webhooks/training/metrics": f'{{"event": "new", "modelId": "S1", "data": {{"x": {deep}}}}}',
+    }
+    for path, body in bodies.items():
+        answer = client.http.post(client.url + path, data=body, timeout=30)
+        assert answer.status_code in ({200} if depth < 200 else {400, 422}), (path, answer.text)
+    for name in ("S1", "S2"):
+        page = client.get(f"/models/{name}", headers={"Accept": "text/html"})
+        assert page.status_code == (200 if depth < 200 or name == "S1" else 404)
+
+
 def test_an_opening_makes_the_session_under_the_clients_id(client: Client) -> None:
     """The client's id is the model's id, and the answer names the page."""
     answer = client.open("01KABC", epochs=15, project="p", group="g", tags=["a"], config={"lr": 0.05})
