@@ -139,6 +139,7 @@ export class Chart {
     this.loading = this.load(null, null, PARTS).then(
       (whole) => {
         this.loading = null;
+        delete this.figure.dataset.failed;
         this.whole = whole;
         for (const tail of this.missed.splice(0)) this.add(tail);
         this.draw();
@@ -159,7 +160,8 @@ export class Chart {
     if (this.loading) this.missed.push(tail);
     if (!this.whole) return;
     this.add(tail);
-    if (this.whole.lines.some((line) => line.x.length > MOST_POINTS)) this.fetchWhole();
+    // One fetch at a time: what comes meanwhile is kept for that one alone.
+    if (!this.loading && this.whole.lines.some((line) => line.x.length > MOST_POINTS)) this.fetchWhole();
     else this.draw();
   }
 
@@ -188,12 +190,17 @@ export class Chart {
     this.close_ = null;
     this.draw();
     if (range && this.whole?.thinned) {
-      this.load(range[0], range[1], PARTS).then((close) => {
-        if (this.range === range) {
+      this.load(range[0], range[1], PARTS).then(
+        (close) => {
+          if (this.range !== range) return;
+          delete this.figure.dataset.failed;
           this.close_ = close;
           this.draw();
-        }
-      });
+        },
+        (failure) => {
+          this.figure.dataset.failed = failure.message; // what is there stays, only less fine
+        },
+      );
     }
   }
 

@@ -76,12 +76,17 @@ function tell(state) {
 
 const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
 
-// Puts new content into an element, and the reader stays where they were: scrolled, and with the focus on the same thing.
+// Puts new content into an element, and the reader stays where they were: scrolled, with what they opened open, and with
+// the focus on the same thing.
 export function replace(element, html) {
   const scrolled = [...element.querySelectorAll(".wide")].map((box) => [box.scrollLeft, box.scrollTop]);
   const focused = [...element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  const open = [...element.querySelectorAll("details")].map((box) => box.open);
   element.innerHTML = html;
   showTimes(element);
+  element.querySelectorAll("details").forEach((box, n) => {
+    if (open[n]) box.open = true;
+  });
   element.querySelectorAll(".wide").forEach((box, n) => {
     if (scrolled[n]) [box.scrollLeft, box.scrollTop] = scrolled[n];
   });
