@@ -40,8 +40,16 @@ def doing(chores: Sequence[Chore], wall: Callable[[], float]) -> Iterator[None]:
 
 
 def _run(chores: Sequence[Chore], wall: Callable[[], float], stop: threading.Event) -> None:
+    left = [0.0] * len(
+        chores
+    )  # seconds until each is due; no clock that is set back makes one wait for longer
     while not stop.is_set():
-        stop.wait(min(_done(chore, wall()) for chore in chores))
+        for at, chore in enumerate(chores):
+            if left[at] <= 0 and not stop.is_set():
+                left[at] = _done(chore, wall())
+        pause = min(left)
+        stop.wait(pause)
+        left = [one - pause for one in left]
 
 
 def _done(chore: Chore, now: float) -> float:

@@ -27,6 +27,32 @@ def test_chores_are_done_until_the_block_ends() -> None:
     assert "hubstate-hub-chores" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_each_chore_has_its_own_time() -> None:
+    """One that is due often does not have the others done with it."""
+    now = 0.0
+    often, seldom = [], []
+    enough = threading.Event()
+
+    def wall() -> float:
+        nonlocal now
+        now += 1.0
+        return now
+
+    def soon(at: float) -> float:
+        often.append(at)
+        if len(often) == 5:
+            enough.set()
+        return 0.0 if len(often) < 5 else 1000.0
+
+    def later(at: float) -> float:
+        seldom.append(at)
+        return 1000.0
+
+    with doing([soon, later], wall):
+        assert enough.wait(60)
+    assert len(seldom) == 1
+
+
 def test_without_chores_there_is_no_thread() -> None:
     """A hub that has nothing to do beside answering has no thread for it."""
     with doing([], lambda: 7.0):
