@@ -161,7 +161,13 @@ class Resumables:
             if now - heard > LIFETIME:
                 self.forget(about.stem)
         for orphan in self._folder.glob("*.upload"):
-            if not self._about(orphan.stem).exists() and now - orphan.stat().st_mtime > LIFETIME:
+            if self._about(orphan.stem).exists():
+                continue
+            try:
+                old = now - orphan.stat().st_mtime > LIFETIME
+            except FileNotFoundError:
+                continue  # it was finished just now
+            if old:
                 orphan.unlink(missing_ok=True)
 
     def _find(self, name: str, owner: str, model: str) -> tuple[_About, _State]:

@@ -305,6 +305,20 @@ def test_bytes_without_what_they_are_of_are_swept(uploads: Resumables, tmp_path:
     assert not orphan.exists()
 
 
+def test_an_upload_that_is_finished_during_a_sweep_harms_nobody(
+    uploads: Resumables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes went to their place after the sweep had seen them: the upload that began the sweep begins all the same."""
+    seen = Path.glob
+
+    def finished_meanwhile(folder: Path, names: str) -> list[Path]:
+        there = list(seen(folder, names))
+        return [*there, tmp_path / f"{'0' * 32}.upload"] if names == "*.upload" else there
+
+    monkeypatch.setattr(Path, "glob", finished_meanwhile)
+    assert uploads.offset(begun(uploads), "o", "S1", 0.0) == (0, 10)
+
+
 def test_what_is_known_of_an_upload_may_be_damaged(uploads: Resumables, tmp_path: Path) -> None:
     """A file that cannot be read is an upload that is not here: it begins anew."""
     name = begun(uploads)
