@@ -62,7 +62,7 @@ def list_models(store: Store, caller: Caller, query: Mapping[str, str], now: flo
         last = query.get("last_doc_id")
         if last:
             since = connection.execute(
-                select(table.c.created_at).where(table.c.id == last)
+                select(table.c.created_at).where(table.c.id == last, table.c.owner == caller.owner)
             ).scalar_one_or_none()
             if since is None:
                 since = float("-inf")

@@ -124,6 +124,14 @@ def test_owners_do_not_see_each_other(data_dir: Path) -> None:
         assert you.get("/v1/models/S1").json() == unknown
         assert you.rows([row(0, a=2)], key="r").status_code == 404
         assert you.get("/v1/models").json()["data"]["total"] == 0
+        # Not even whether it is older than mine.
+        assert you.open("Y1").status_code == 200
+        me.open("S2")
+        pages = [
+            you.get("/v1/models", params={"last_doc_id": one}).json()["data"]
+            for one in ("S1", "S2", "unknown")
+        ]
+        assert pages[0] == pages[1] == pages[2]
         assert me.metrics()[0]["metrics"] == {"a": 1}
         me.http.close()
         you.http.close()
