@@ -94,9 +94,9 @@ class HubstateCallback(QuietLink, _PL.Callback):  # type: ignore[misc,name-defin
 
     @fenced
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002 - Lightning gives both
+        self.begin()  # first: a place for files that cannot be looked at costs files, and no rows
         if self.session is not None:
             self._now.files = _Files(trainer)
-        self.begin()
 
     @fenced
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002

@@ -11,6 +11,7 @@ what has changed there since the last look was saved after the epoch that was re
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,7 +161,9 @@ class QuietLink(Link):
         if self._saves is None:
             return []
         place = Path(self._saves)
-        pattern = str(place / "*") if place.is_dir() else re.sub(r"\{[^{}]*\}", "*", self._saves)
+        # `Path.is_dir` raises where a pattern is longer than a name may be, or a folder above may not be entered.
+        is_folder = os.path.isdir(place)  # noqa: PTH112
+        pattern = str(place / "*") if is_folder else re.sub(r"\{[^{}]*\}", "*", self._saves)
         there = []
         for path in glob.glob(pattern):  # noqa: PTH207 - unlike Path.glob it passes over hidden files, which are not whole
             try:

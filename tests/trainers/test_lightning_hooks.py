@@ -320,6 +320,15 @@ def saves(events, session):
     ]
 
 
+def test_a_place_for_files_that_cannot_be_looked_at_costs_no_row(sessions):
+    """Where the folder of a checkpoint callback has a name that no folder can have, the training is recorded all the same."""
+    it = trainer(checkpoint_callbacks=[SimpleNamespace(dirpath="long" * 99)])
+    callback = begun(LIGHTNING.HubstateCallback(), it)
+    epoch(callback, it, 0, train_loss=3.0)
+    over(callback, it)
+    assert (sessions[0].receipt.rows, sessions[0].outcome) == (1, Outcome.FINISHED)
+
+
 def test_a_file_that_was_there_before_is_not_this_training_s(sessions, events, tmp_path):
     """Of a file that lies where one was announced only the new one counts, not what an earlier training left there."""
     last = tmp_path / "last.ckpt"

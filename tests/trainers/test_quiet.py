@@ -75,6 +75,15 @@ def begun(link, **named):
     return link
 
 
+def test_a_place_that_cannot_be_looked_at_costs_no_session(sessions, rows):
+    """A pattern that is longer than a file's name may be finds nothing; the training is recorded all the same."""
+    Path("kept").mkdir()
+    link = begun(QuietLink(saves="kept/" + "-".join(f"{{metric_{number}:.4f}}" for number in range(30))))
+    link.row(0, {"loss": 0.5})
+    link.ended()
+    assert rows(sessions[0]) == [(0, None, {"loss": 0.5})]
+
+
 # -- files -----------------------------------------------------------------------------------------------
 
 
