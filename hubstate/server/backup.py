@@ -179,7 +179,10 @@ def _held(data_dir: Path, named: list[_Named]) -> Iterator[tuple[list[tuple[_Nam
             try:
                 os.link(original, link)
             except FileNotFoundError:
-                gone.append(one)
+                if original.exists():  # a hub that began meanwhile swept the folder of the links
+                    held.append((one, original))
+                else:
+                    gone.append(one)
             except OSError:  # a disk without hard links
                 held.append((one, original))
             else:
@@ -296,7 +299,7 @@ def _restored(source: Path, manifest: _Manifest, data_dir: Path, *, damaged_too:
         if bad and not damaged_too:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise StorageError(
-                f"of the backup in {source}, {bad[0]}{more}: take another backup, or restore the rest by --damaged-too"
+                f"of the backup in {source}, {bad[0]}{more}: take another backup into a new folder, or restore the rest by --damaged-too"
             )
         for folder in (*making.rglob("*/"), making):
             _sync(folder)

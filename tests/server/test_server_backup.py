@@ -302,6 +302,21 @@ def test_a_damaged_database_is_not_backed_up(filled: RunningHub, tmp_path: Path)
     assert not (tmp_path / "copy" / "backup.json").exists()
 
 
+def test_a_hub_that_begins_while_files_are_held(
+    filled: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sweeps the folder of the links away: no file is called missing for that, and each is in the backup."""
+
+    def swept(_original: Path, link: Path) -> None:
+        if link.parent.exists():
+            link.parent.rmdir()
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("hubstate.server.backup.os.link", swept)
+    assert back_up(filled.data_dir, tmp_path / "copy", now=5.0) == Copied(2, 2, len(A) + len(B), ())
+    assert check(tmp_path / "copy").bad == ()
+
+
 def test_what_a_killed_backup_held_is_let_go(data_dir: Path) -> None:
     """Links that a killed backup left in the hub's folder are gone when a hub starts."""
     with running(data_dir):
