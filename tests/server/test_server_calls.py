@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -582,6 +583,23 @@ def test_the_list_can_be_searched_and_survives_odd_limits(client: Client) -> Non
     assert [page(client, limit=odd)["total"] for odd in ("0", "-1", "x", "9" * 12, "")] == [2] * 5
     assert page(client, last_doc_id="gone")["results"] == []
     assert (page(client, public="True")["total"], page(client, public="False")["total"]) == (0, 2)
+
+
+def test_each_short_word_of_a_refusal_is_in_the_documents() -> None:
+    """Whoever meets the word in `error` finds what it means, with its status, in docs/hub.md."""
+    root = Path(__file__).parents[2]
+    rooms = root / "hubstate" / "server"  # a page's refusals are sentences
+    code = "".join(path.read_text() for path in (*rooms.glob("*.py"), *rooms.glob("platform/*.py")))
+    told = {(status, short) for status, short in re.findall(r'Problem\(\s*(\d{3}),\s*"(\w+)"', code)}
+    assert len(told) > 25
+    table = (root / "docs" / "hub.md").read_text().split("| status |")[1].split("\n\n")[0]
+    told_there = {
+        (status, short)
+        for line in table.splitlines()[2:]
+        for status in re.findall(r"\d{3}", line.split("|")[1])
+        for short in re.findall(r"`(\w+)`", line.split("|")[2])
+    }
+    assert told - told_there == set()
 
 
 def test_the_calls_are_described(client: Client) -> None:
