@@ -14,9 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+import sqlalchemy
 from hub_client import Client, row
 
 from hubstate.server import keys
+from hubstate.server.pages import live
+from hubstate.server.pages.watch import Watch
 from hubstate.server.running import RunningHub, running
 
 
@@ -156,17 +159,50 @@ def test_the_list_tells_the_rows_that_changed(client: Client) -> None:
         assert told["order"] == ["C", "B", "A"]
 
 
-def test_another_session_wakes_nobody(client: Client, hub: RunningHub) -> None:
-    """What happens to one session is no event for the page of another one."""
+def test_another_session_wakes_nobody(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens to one session is no event for the page of another one, which is not even looked at."""
+    monkeypatch.setattr(live, "_AGAIN", 3_600.0)
     client.open("A")
     client.open("B")
     with listening(client, f"/models/A/events?after={position(client, '/models/A')}") as stream:
         assert stream.block() == {"": "still here"}
         for epoch in range(5):
             client.rows([row(epoch, a=1)], "B")
+        client.open("A2")  # what was said to B has been seen when this has
+        with listening(client, "/models/A2/events") as another:
+            another.news()
+            client.beat(model="A2", waiting=1)
+            another.news()
         client.rows([row(0, mine=1)], "A")
+        block = stream.block()
+        assert "id" in block  # and no sign of life before it
+        assert next(iter(json.loads(block["data"])["curves"]["points"].values()))["x"] == [0.0]
+
+
+def test_a_look_that_fails_is_told_and_done_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the database cannot be read one line says so, and what happened meanwhile comes when it can."""
+    monkeypatch.setattr(live, "_AGAIN", 3_600.0)
+    client.open()
+    failed = threading.Event()
+    look, left = Watch._changed, iter(range(2))
+
+    def failing(watch: Watch, watched: set[str]) -> set[str] | None:
+        changed = look(watch, watched)  # as far as the rows, so that these are not news any more
+        if next(left, None) is None:
+            failed.set()
+            return changed
+        raise sqlalchemy.exc.OperationalError(None, None, Exception("disk I/O error"))
+
+    with listening(client, f"/models/S1/events?after={position(client, '/models/S1')}") as stream:
+        assert stream.block() == {"": "still here"}
+        monkeypatch.setattr(Watch, "_changed", failing)
+        client.rows([row(0, a=1)])
         _, told = stream.news()
-        assert next(iter(told["curves"]["points"].values()))["x"] == [0.0]
+        assert told["curves"]["points"]["0"]["x"] == [0.0]
+    assert failed.is_set()
+    assert capsys.readouterr().err.count("hubstate.hub_changes_unseen") == 1
 
 
 def test_a_deleted_session_ends_its_stream(client: Client) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from hubstate.log import log
 from hubstate.server.schema import rows, sessions
 from hubstate.server.store import Store
 
@@ -96,20 +98,31 @@ class Watch:
             self._listeners.discard(listener)
 
     async def _look(self) -> None:
-        seen = self._version()
-        # What was committed before the first listener looked is not news; what a later one missed, it looks for itself.
-        await run_in_threadpool(self._changed, self._sessions())
+        seen: int | None = None
+        blind = False
         while self._listeners and not self._ended:
+            changed: set[str] | None = set()
+            try:
+                version = self._version()
+                if version != seen:
+                    changed = await run_in_threadpool(self._changed, self._sessions())
+            except (sqlite3.Error, SQLAlchemyError) as error:
+                if not blind:
+                    log("hubstate.server").error("hubstate.hub_changes_unseen", reason=str(error))
+                blind = True
+            else:
+                # What was committed before the first look is not news; what a later listener missed, it looks for itself.
+                if blind or seen not in (None, version):
+                    self.ticks += 1
+                    self._wake(None if blind else changed)
+                seen, blind = version, False
             await asyncio.sleep(_PAUSE)
-            version = self._version()
-            if version == seen:
-                continue
-            seen = version
-            self.ticks += 1
-            changed = await run_in_threadpool(self._changed, self._sessions())
-            for listener in self._listeners:
-                if listener.session is None or changed is None or listener.session in changed:
-                    listener.wake()
+
+    def _wake(self, changed: set[str] | None) -> None:
+        """Wakes who listens to one of these sessions, or to any; None: everybody."""
+        for listener in self._listeners:
+            if listener.session is None or changed is None or listener.session in changed:
+                listener.wake()
 
     def _version(self) -> int:
         if self._asking is None:
