@@ -95,14 +95,17 @@ class Notifier:
         self._target = target
         self._base = base
         self._chance = chance
+        self._here_since: float | None = None
         self._wire = Wire(
             target.base, None, connect_timeout=_CONNECT, read_timeout=_READ, total_timeout=_TOTAL
         )
 
     def __call__(self, now: float) -> float:
         """Notes what is new, and sends what is due; in how many seconds to look again."""
+        if self._here_since is None:
+            self._here_since = now
         with self._database.writing() as connection:
-            _note(connection, now)
+            _note(connection, now, self._here_since)
         for notice in self._due(now):
             if not self._send(notice, now):
                 break  # the others go to the same place: a hub that stops must not wait for each of them
@@ -159,8 +162,11 @@ def forget_webhook(database: Database) -> None:
         connection.execute(delete(notices))
 
 
-def _note(connection: Connection, now: float) -> None:
-    """Notes, once each, what ended or fell silent since there is somebody to tell."""
+def _note(connection: Connection, now: float, here_since: float) -> None:
+    """Notes, once each, what ended or fell silent since there is somebody to tell.
+
+    `here_since`: since when the hub is there to hear. What could not reach it before that was not silent for that.
+    """
     connection.execute(insert_or(marks).values(name=_SINCE, at=now).on_conflict_do_nothing())
     since = connection.execute(select(marks.c.at).where(marks.c.name == _SINCE)).scalar_one()
     # An attempt that ended has ended, although the next one may have begun before anybody looked.
@@ -170,6 +176,7 @@ def _note(connection: Connection, now: float) -> None:
         sessions.c.state.in_(_LIVE),
         sessions.c.outcome == Outcome.RUNNING.value,
         sessions.c.last_contact < now - SILENCE,
+        literal(here_since) < now - SILENCE,
         sessions.c.last_contact >= since - SILENCE,
     )
     for which, what in ((ended, attempts.c.state), (silent, literal(_SILENT))):

@@ -149,6 +149,23 @@ def test_a_silence_is_told_once_and_the_end_after_it(desk: Desk, receiver: Recei
     assert receiver.said() == [("silent", "S1"), ("done", "S1")]
 
 
+def test_a_hub_that_was_down_calls_nobody_silent_for_that(desk: Desk, receiver: Receiver) -> None:
+    """While a hub is down nobody can reach it: silence counts from when it was there to hear."""
+    desk.client.open("S1")
+    desk.client.open("S2")
+    desk.clock.advance(5000.0)
+    desk.restarted()
+    desk.tell()
+    desk.clock.advance(600.0)
+    desk.client.beat("S1", state="training", outcome="running")
+    desk.clock.advance(300.0)
+    desk.tell()
+    assert receiver.said() == []
+    desk.clock.advance(1.0)
+    desk.tell()
+    assert receiver.said() == [("silent", "S2")]
+
+
 def test_the_next_attempt_is_told_again(desk: Desk, receiver: Receiver) -> None:
     """What becomes of a further attempt is news of its own."""
     desk.client.open()
