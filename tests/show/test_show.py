@@ -657,6 +657,17 @@ def test_what_is_trained_is_looked_at_in_every_turn(pages):
     live.close()
 
 
+def test_a_finished_training_that_waits_is_found_as_done(pages):
+    """The list's filter takes a training that came to its end for done, as its row does; it is neither live nor silent."""
+    with hubstate.start("digits", mode="offline") as session:
+        session.log({"loss": 1.0})
+    pages.look()
+    found = {
+        state: session.id in pages.page(f"/?state={state}") for state in ("live", "silent", "done", "aborted")
+    }
+    assert found == {"live": False, "silent": False, "done": True, "aborted": False}
+
+
 def test_a_finished_training_that_waits_is_no_silent_one(pages):
     """In the list a training that came to its end is finished, however long ago, and whatever waits for a hub."""
     session = hubstate.start("digits", mode="offline")

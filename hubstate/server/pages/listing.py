@@ -38,6 +38,7 @@ STATES = {
     State.ABORTED.value: "aborted",
 }
 _LIVE = frozenset(state.value for state in LIVE_STATES)
+_DONE = frozenset({State.DONE.value, State.FINALIZING.value})
 
 _sessions = schema.sessions
 
@@ -76,8 +77,12 @@ class Asked(NamedTuple):
             told["page"] = str(page)
         return "?" + urlencode({name: value for name, value in told.items() if value})
 
-    def condition(self, owner: str, now: float) -> ColumnElement[bool]:
-        """The same as a condition on the table of sessions."""
+    def condition(self, owner: str, now: float, *, read_only: bool) -> ColumnElement[bool]:
+        """The same as a condition on the table of sessions.
+
+        `read_only`: nothing is sent here, so a training that came to its end is done, whatever waits for a hub.
+        """
+        done = _DONE if read_only else frozenset({State.DONE.value})
         found = [_sessions.c.owner == owner, _sessions.c.deleted_at.is_(None)]
         if self.query:
             found.append(
@@ -88,9 +93,11 @@ class Asked(NamedTuple):
             )
         heard = _sessions.c.last_contact >= now - sessions.SILENCE
         if self.state == "live":
-            found += [_sessions.c.state.in_(_LIVE), heard]
+            found += [_sessions.c.state.in_(_LIVE - done), heard]
         elif self.state == "silent":
-            found += [_sessions.c.state.in_(_LIVE), ~heard]
+            found += [_sessions.c.state.in_(_LIVE - done), ~heard]
+        elif self.state == State.DONE.value:
+            found.append(_sessions.c.state.in_(done))
         elif self.state:
             found.append(_sessions.c.state == self.state)
         if self.project:
@@ -104,7 +111,7 @@ class Asked(NamedTuple):
 def list_view(desk: Desk, owner: str, asked: Asked) -> dict[str, Any]:
     """What the list shows."""
     now = desk.now()
-    wanted = asked.condition(owner, now)
+    wanted = asked.condition(owner, now, read_only=desk.store.read_only)
     with desk.store.database.reading() as connection:
         total = connection.execute(select(func.count()).select_from(_sessions).where(wanted)).scalar_one()
         page = min(asked.page, max(1, -(-total // PAGE)))
@@ -141,7 +148,7 @@ def list_rows(desk: Desk, owner: str, asked: Asked) -> list[tuple[str, str]]:
     def make() -> list[tuple[str, str]]:
         now = desk.now()
         with desk.store.database.reading() as connection:
-            wanted = asked.condition(owner, now)
+            wanted = asked.condition(owner, now, read_only=desk.store.read_only)
             found = _page(desk, connection, wanted, (asked.page - 1) * PAGE, now)
         return _rendered(desk, found)
 
