@@ -32,6 +32,7 @@ def test_a_training_is_seen_while_it_goes_on(opened: Callable[..., Any]) -> None
         assert page.get_by_text("on this machine alone").count() == 1
         assert page.get_by_role("button", name="Stop this training").count() == 0
         assert page.evaluate("window.same")
+        page.close()  # before the hub goes, which a page that is open complains of
 
 
 def test_an_empty_machine_is_told_how_to_begin(opened: Callable[..., Any]) -> None:
@@ -44,3 +45,4 @@ def test_an_empty_machine_is_told_how_to_begin(opened: Callable[..., Any]) -> No
         with hubstate.start("digits", mode="offline") as session:
             session.log({"loss": 1.0})
         page.get_by_role("link", name="digits").wait_for()
+        page.close()
