@@ -29,7 +29,7 @@ from hubstate.server.openapi import describe_calls
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
 from hubstate.server.platform.routes import add_platform
 from hubstate.server.rates import Rates
-from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, read_body, respond
+from hubstate.server.shells import Wiring, as_json, asked, caller_of, drain, pieces, respond
 from hubstate.server.store import Store
 from hubstate.server.unoffered import add_unoffered
 from hubstate.server.uploads import Received, Receiver, digest_of_header
@@ -98,8 +98,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post("/v1/models", summary="Open a session, or its next attempt")
     async def open_model(request: Request) -> Response:
-        body = await read_body(request)
-        caller = await caller_of(request, wiring)
+        caller, body = await asked(request, wiring)
         return respond(await run_in_threadpool(calls.open_model, store, caller, body, wall()))
 
     @app.get("/v1/models", summary="The sessions, newest first")
@@ -115,8 +114,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
 
     @app.patch("/v1/models/{model}", summary="Rename a session, or change what was said of it")
     async def patch_model(request: Request, model: str) -> Response:
-        body = await read_body(request)
-        caller = await caller_of(request, wiring)
+        caller, body = await asked(request, wiring)
         return respond(await run_in_threadpool(models.patch_model, store, caller, model, body, wall()))
 
     @app.delete("/v1/models/{model}", summary="Hide a session, or with hard=True remove it")
@@ -170,8 +168,7 @@ def _add_posts(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post("/v1/models/{model}", summary="Rows")
     async def post_rows(request: Request, model: str) -> Response:
-        body = await read_body(request)
-        caller = await caller_of(request, wiring)
+        caller, body = await asked(request, wiring)
         if len(body) < _QUICKLY_READ:
             work = calls.rows_work(caller, model, body, wiring.wall())
         else:
@@ -202,8 +199,7 @@ def _posting(
     wiring: Wiring, call: Callable[[Store, Caller, str, bytes, float], Answer]
 ) -> Callable[[Request, str], Awaitable[Response]]:
     async def post(request: Request, model: str) -> Response:
-        body = await read_body(request)
-        caller = await caller_of(request, wiring)
+        caller, body = await asked(request, wiring)
         return respond(await run_in_threadpool(call, wiring.store, caller, model, body, wiring.wall()))
 
     return post

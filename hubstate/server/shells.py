@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
+import sqlalchemy
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
@@ -20,6 +21,7 @@ __all__ = [
     "JSON_LIMIT",
     "Wiring",
     "as_json",
+    "asked",
     "base_of",
     "caller_of",
     "drain",
@@ -80,6 +82,16 @@ async def caller_of(request: Request, wiring: Wiring) -> Caller:
     owner = admit(wiring.store, visit_of(request, wiring))
     key, terms = request.headers.get("idempotency-key", ""), wiring.store.terms
     return Caller(owner, base_of(request, wiring), key, terms.heartbeat)
+
+
+async def asked(request: Request, wiring: Wiring, limit: int = JSON_LIMIT) -> tuple[Caller, bytes]:
+    """Who asks, and what. Who may not ask is told so, and nothing of the body was held."""
+    try:
+        caller = await caller_of(request, wiring)
+    except (Problem, sqlalchemy.exc.OperationalError):
+        await drain(request.stream())
+        raise
+    return caller, await read_body(request, limit)
 
 
 async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:

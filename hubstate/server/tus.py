@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from hubstate.server import calls
 from hubstate.server.answers import Problem
 from hubstate.server.resumable import LIFETIME
-from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, read_body, respond
+from hubstate.server.shells import Wiring, as_json, asked, caller_of, drain, pieces, respond
 
 __all__ = ["VERSION", "add_uploads"]
 
@@ -87,8 +87,7 @@ def add_uploads(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post(f"{_PATH}/{{upload}}", summary="A whole upload: put it into its place")
     async def place(request: Request, model: str, upload: str) -> Response:
-        body = await read_body(request)
-        caller = await caller_of(request, wiring)
+        caller, body = await asked(request, wiring)
         return respond(
             await run_in_threadpool(calls.take_resumed, store, caller, model, upload, body, wall())
         )

@@ -101,6 +101,20 @@ def test_a_bad_key_is_answered_401_in_json_and_makes_nothing(data_dir: Path, bad
         client.http.close()
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models", "/v1/models/S1", "/v1/models/S1/steps", f"/v1/models/S1/uploads/{'0' * 32}"],
+)
+def test_nothing_of_a_strangers_body_is_held(data_dir: Path, path: str) -> None:
+    """However long it is, its sender hears that the key is not known, and not that less would be taken."""
+    keys.create(data_dir, "mine")
+    with running(data_dir) as hub:
+        stranger = Client(hub.url)
+        answer = stranger.http.post(hub.url + path, data=b"x" * 9_000_000, timeout=60)
+        assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+        stranger.http.close()
+
+
 def test_a_bearer_token_is_a_key(data_dir: Path) -> None:
     """`authorization: Bearer KEY` stands for `x-api-key: KEY`, and wins where both are."""
     key = keys.create(data_dir, "good")

@@ -11,11 +11,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from hubstate.server.answers import Caller, Problem
+from hubstate.server.answers import Problem
 from hubstate.server.objects import Incoming
 from hubstate.server.platform import files, lookups
 from hubstate.server.platform.held import Held
-from hubstate.server.shells import Wiring, as_json, caller_of, drain, pieces, read_body, respond
+from hubstate.server.shells import Wiring, as_json, asked, caller_of, drain, pieces, respond
 from hubstate.server.signing import Put
 
 __all__ = ["add_platform"]
@@ -31,12 +31,12 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
 
     @app.post("/api/webhooks/training/metrics", summary="An event of Ultralytics' Platform callback")
     async def metrics(request: Request) -> Response:
-        caller, body = await _asked(request, wiring)
+        caller, body = await asked(request, wiring, _LIMIT)
         return respond(await run_in_threadpool(held.take, store, caller, body, wall()))
 
     @app.post("/api/webhooks/models/upload", summary="Where a file of a run may be put")
     async def upload(request: Request) -> Response:
-        caller, body = await _asked(request, wiring)
+        caller, body = await asked(request, wiring, _LIMIT)
         return respond(await run_in_threadpool(files.address_for, store, caller, body, wall()))
 
     @app.put("/api/uploads/{model}/{run}/{place}/{name}", summary="The bytes of a file, to a signed address")
@@ -85,16 +85,6 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
     async def said(request: Request, model: str, event: str = "") -> Response:
         caller = await caller_of(request, wiring)
         return respond(await run_in_threadpool(lookups.said_of, store, caller, model, event))
-
-
-async def _asked(request: Request, wiring: Wiring) -> tuple[Caller, bytes]:
-    """Who asks, and what. Who may not ask is told so before any of a long body is held."""
-    try:
-        caller = await caller_of(request, wiring)
-    except Problem:
-        await drain(request.stream())
-        raise
-    return caller, await read_body(request, _LIMIT)
 
 
 async def _put(stream: AsyncIterator[bytes], wiring: Wiring, put: Put, length: int) -> Response:
