@@ -37,7 +37,7 @@ from hubstate.errors import CheckpointMissing, UsageError
 from hubstate.hubs import mlflow_bodies as bodies
 from hubstate.hubs.base import Accepted, Capabilities, Declined, Delayed, News, Parcel, Reply
 from hubstate.hubs.mlflow_calls import NO_ARTIFACTS, Calls, Denied, header
-from hubstate.hubs.mlflow_files import File, place_of, scheme_of, told_of
+from hubstate.hubs.mlflow_files import File, is_ours, name_of, place_of, scheme_of, told_of
 from hubstate.hubs.mlflow_runs import Run, Runs
 from hubstate.hubs.multipart import Body
 from hubstate.hubs.verdict import date_of
@@ -307,6 +307,7 @@ class MLflowHub:
             # The same bytes, though perhaps of a later epoch: the tag alone has to tell so.
             sent: File | Reply = msgspec.structs.replace(before, epoch=action.epoch, fitness=action.fitness)
             if sent == before:
+                self._remove_others(before, root)
                 return Accepted()
         else:
             sent = self._sent(parcel, parcel.file, action, root)
@@ -316,10 +317,10 @@ class MLflowHub:
         trouble = self._trouble(
             self._calls.post("runs/log-batch", {"run_id": model, "tags": told}, files=True)
         )
-        if trouble is None and before is not None and before.path != sent.path:
-            # It is named by nothing any more. A server that deletes no files keeps it.
-            self._calls.delete_file(str(PurePosixPath(root) / before.path))
-        return trouble or Accepted()
+        if trouble is not None:
+            return trouble
+        self._remove_others(sent, root)
+        return Accepted()
 
     def _sent(self, parcel: Parcel, kept: Path, action: SendCheckpoint, root: str) -> File | Reply:
         """As `_send`; what cannot be read here is refused."""
@@ -335,7 +336,7 @@ class MLflowHub:
         with Content(kept) as content:
             size = content.size
         ending = ".tar" if kept.is_dir() else kept.suffix
-        name = f"epoch-{action.epoch}-{parcel.sha256[:16]}{ending}"
+        name = name_of(action.epoch, parcel.sha256, ending)
         file = File(
             path=f"checkpoints/{action.kind.value}/{name}",
             size=size,
@@ -359,16 +360,36 @@ class MLflowHub:
 
     def _confirmed(self, file: File, place: PurePosixPath) -> Declined | Delayed | None:
         """None if the server says that a file of this size lies at the place: a store may have kept a part of it."""
-        listed = self._calls.files_in(str(place.parent), files=True)
+        listed = self._sizes(place.parent)
+        if not isinstance(listed, dict):
+            return listed
+        if listed.get(place.name) == str(file.size):
+            return None
+        return Delayed("hub_failing", f"{self._wire.host} does not hold the {file.size} bytes that were sent")
+
+    def _sizes(self, folder: PurePosixPath) -> dict[str, str] | Declined | Delayed:
+        """The files of a folder by their names, each with its size (bytes) as the server spells it."""
+        listed = self._calls.files_in(str(folder), files=True)
         if not isinstance(listed, dict):
             return listed
         entries = listed.get("files", [])
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and str(entry.get("path")).rpartition("/")[2] == place.name:
-                size = entry.get("file_size", 0)  # what is empty may be told without one
-                if str(size) == str(file.size):
-                    return None
-        return Delayed("hub_failing", f"{self._wire.host} does not hold the {file.size} bytes that were sent")
+        return {
+            # What is empty may be told without a size.
+            str(entry.get("path")).rpartition("/")[2]: str(entry.get("file_size", 0))
+            for entry in (entries if isinstance(entries, list) else [])
+            if isinstance(entry, dict)
+        }
+
+    def _remove_others(self, kept: File, root: str) -> None:
+        """Removes what lies beside a checkpoint and is named by nothing: the one before, and one whose word was lost.
+
+        A server that deletes no files keeps it.
+        """
+        place = PurePosixPath(root) / kept.path
+        listed = self._sizes(place.parent)
+        for name in listed if isinstance(listed, dict) else ():
+            if is_ours(name) and name != place.name:
+                self._calls.delete_file(str(place.with_name(name)))
 
     def _look_for_files(self) -> None:
         told = self._calls.files_in(_PROBE)

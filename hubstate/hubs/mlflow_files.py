@@ -6,13 +6,15 @@ of MLflow write to by themselves, with credentials of their own: nothing of it g
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-__all__ = ["File", "place_of", "scheme_of", "told_of"]
+__all__ = ["File", "is_ours", "name_of", "place_of", "scheme_of", "told_of"]
 
+_NAME = re.compile(r"epoch-[0-9]+-[0-9a-f]{16}(?:\..*)?")
 _API = "/api/2.0/mlflow-artifacts/artifacts/"
 
 
@@ -26,6 +28,16 @@ class File(msgspec.Struct, frozen=True):
     attempt: int
     fitness: float | None = None
     folder: bool = False
+
+
+def name_of(epoch: int, sha256: str, ending: str) -> str:
+    """How a stored checkpoint is called: another content has another name."""
+    return f"epoch-{epoch}-{sha256[:16]}{ending}"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file is called as `name_of` would call one."""
+    return _NAME.fullmatch(name) is not None
 
 
 def told_of(tag: str | None) -> File | None:

@@ -733,8 +733,8 @@ def test_a_file_counts_once_a_tag_names_it(
         "folder": False,
     }
     assert mlflow.files == {f"0/{model}/artifacts/{told['path']}": file.read_bytes()}
-    methods = [request.method for request in hub.requests[-4:]]
-    assert methods == ["GET", "PUT", "GET", "POST"]
+    methods = [request.method for request in hub.requests[-5:]]
+    assert methods == ["GET", "PUT", "GET", "POST", "GET"]
 
 
 def test_a_newer_file_takes_the_place_of_the_one_before(
@@ -748,6 +748,40 @@ def test_a_newer_file_takes_the_place_of_the_one_before(
     (place,) = mlflow.files
     assert place not in before
     assert place.endswith(json.loads(mlflow.tags()["hubstate.checkpoint.last"])["path"])
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_file_whose_word_was_lost_does_not_stay(
+    mlflow: StandinMLflow,
+    serve: Callable[..., ScriptedHub],
+    connect: Callable[..., MLflowHub],
+    file: Path,
+    arrives: bool,
+) -> None:
+    """What no tag names any more is removed, wherever the server failed; what others put there stays."""
+    failing = threading.Event()
+
+    def server(request: Request) -> Says:
+        if not failing.is_set() or not request.path.endswith(LOG_BATCH):
+            return mlflow(request)
+        if arrives:
+            mlflow(request)
+        return Says(500, {"error_code": "INTERNAL_ERROR", "message": "the database is gone"})
+
+    client = connect(serve(server).url)
+    model = opened(client)
+    assert isinstance(client.deliver(checkpoint(file, model=model)), Accepted)
+    (place,) = mlflow.files
+    theirs = place.replace("epoch-3", "notes")
+    mlflow.files[theirs] = b"theirs"
+    file.write_bytes(b"newer")
+    failing.set()
+    assert isinstance(client.deliver(checkpoint(file, model=model)), Delayed)
+    failing.clear()
+    if not arrives:
+        file.write_bytes(b"newest")  # which took the place of the newer one meanwhile
+    assert isinstance(client.deliver(checkpoint(file, model=model)), Accepted)
+    assert sorted(mlflow.files.values()) == sorted([b"theirs", file.read_bytes()])
 
 
 def test_a_server_that_removes_nothing_gets_the_newer_file_all_the_same(
