@@ -165,15 +165,18 @@ export class Chart {
     else this.draw();
   }
 
+  // They go on behind all that is there, so they belong to the last line, or to a new one: an attempt has several lines
+  // where another one lies between.
   add(tail) {
+    const { lines } = this.whole;
     tail.x.forEach((x, n) => {
+      if (x <= lines.findLast((one) => one.x.length)?.x.at(-1)) return;
       const attempt = tail.attempts[n];
-      let line = this.whole.lines.find((one) => one.key === attempt);
-      if (!line) {
+      let line = lines.at(-1);
+      if (line?.key !== attempt) {
         line = { key: attempt, name: `attempt ${attempt}`, colour: attempt - 1, x: [], y: [], middleX: [], middleY: [] };
-        this.whole.lines.push(line);
+        lines.push(line);
       }
-      if (line.x.length && x <= line.x.at(-1)) return;
       line.x.push(x);
       line.y.push(tail.y[n]);
       if (this.whole.thinned) {
