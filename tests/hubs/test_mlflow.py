@@ -414,6 +414,18 @@ def test_the_experiment_is_the_projects_or_what_mlflows_variables_say(
     assert mlflow.experiments[run["info"]["experiment_id"]]["name"] == name
 
 
+def test_whoever_opens_the_hub_is_heard_by_mlflows_variables(
+    mlflow: StandinMLflow, hub: ScriptedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address alone opens a client that does as MLflow's variables say."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    client = open_hub(f"mlflow+{hub.url}", None)
+    assert isinstance(client, MLflowHub)
+    opened(client)
+    client.close()
+    assert [experiment["name"] for experiment in mlflow.experiments.values()] == ["Default", "mine"]
+
+
 def test_an_experiment_is_made_as_one_of_trainings(mlflow: StandinMLflow, client: MLflowHub) -> None:
     """MLflow's pages show a new experiment's runs as trainings, and not among the evaluations of language models."""
     opened(client, project="digits")
