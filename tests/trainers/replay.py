@@ -221,7 +221,7 @@ class Play:
             if self.caught:
                 raise AssertionError("the fence caught something before the process was killed")
             os.kill(os.getpid(), signal.SIGKILL)
-        if end["outcome"] == "raised":
+        if end["outcome"] != "returned":
             self.raised = recorded_error(end.get("error"))
             raise self.raised
 
@@ -245,6 +245,8 @@ class Play:
         resume: bool | str = False,
     ) -> Session:
         """As `hubstate.start`, with the hub, the clock and the folder of the replay, in this thread."""
+        # Later than the one before by more than a millisecond: a session's id tells no less, and puts them in order.
+        self.clock.wait(threading.Event(), 0.002)
         # The rank is not told to the session of a module that can see it: that it guards itself is what a replay shows.
         rank = self.recording.rank if self.recording.trainer in _KNOW_NO_RANK | _LOOPS else 0
         found = Settings(

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["LIGHTNING", "Callback", "Logger", "Scalar", "play", "rows", "trainer"]
 
 _STAGES = {"fitting": "fit", "validating": "validate", "testing": "test", "predicting": "predict"}
+#: What was called, where the stage was not recorded.
+_CALLED = {"val": "validate", "test": "test", "predict": "predict"}
 
 
 class Callback:
     """What Lightning derives callbacks from: every hook does nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        if not (name.startswith("on_") or name == "setup"):
+        if not (name.startswith("on_") or name in ("setup", "state_dict", "load_state_dict")):
             raise AttributeError(name)
         return lambda *_arguments, **_named: None
 
@@ -109,13 +111,17 @@ def _see(it: SimpleNamespace, saver: SimpleNamespace, call: Mapping[str, Any], p
     it.should_stop = call.get("stop", it.should_stop)
     it.sanity_checking = call.get("sanity", False)
     it.is_global_zero = call.get("main", play.recording.rank == 0)
-    it.state.fn = _STAGES[call["fn"]]
+    it.state.fn = _stage(call, play)
     if call.get("metrics") is not None:
         it.callback_metrics = {name: Scalar(value) for name, value in call["metrics"].items()}
     for which in ("best", "last"):
         if name := call.get(which):
             setattr(saver, f"{which}_model_path", str(play.folder / name))
             saver.best_k_models = {saver.best_model_path: it.callback_metrics.get("val_loss")}
+
+
+def _stage(call: Mapping[str, Any], play: Play) -> str:
+    return _STAGES.get(call.get("fn") or "", _CALLED.get(play.recording.header["scenario"], "fit"))
 
 
 def _about_to_be_written(call: Mapping[str, Any]) -> list[str]:
@@ -129,7 +135,7 @@ def _more(call: Mapping[str, Any], play: Play) -> list[Any]:
     """What a hook is given beside trainer and module."""
     match call["event"]:
         case "setup" | "teardown":
-            return [_STAGES[call["fn"]]]
+            return [_stage(call, play)]
         case "on_exception":
             return [recorded_error(call.get("exc") or play.recording.end.get("error"))]
         case "on_train_batch_start":

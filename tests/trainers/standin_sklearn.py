@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,14 +16,17 @@ def play(play: Play, /) -> None:
     epochs = {call["epoch"] for call in play.recording.calls if "epoch" in call}
     with play.start(str(play.recording.header["scenario"]), epochs=len(epochs) or None) as session:
         for call in play.calls():
-            if call.get("metrics"):
-                session.log(call["metrics"], epoch=call.get("epoch"), step=call.get("step"))
+            if measured := _measured(call):
+                session.log(measured, epoch=call.get("epoch"), step=call.get("step"))
         play.end()
+
+
+def _measured(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in (call.get("metrics") or {}).items() if value is not None}
 
 
 def rows(recording: Recording) -> Iterator[dict[str, Any]]:
     """The rows that the recording tells."""
     for call in recording.calls:
-        if call.get("metrics"):
-            step = call.get("step")
-            yield {"epoch": call["epoch"], "step": step, "final": False, "metrics": call["metrics"]}
+        if measured := _measured(call):
+            yield {"epoch": call["epoch"], "step": call.get("step"), "final": False, "metrics": measured}

@@ -33,7 +33,7 @@ XGBOOST = load(
 def play(play: Play, /) -> None:
     """One block around all that was called."""
     booster = SimpleNamespace(rounds=0, num_boosted_rounds=lambda: booster.rounds)
-    history: dict[str, dict[str, list[float]]] = {}
+    history: dict[str, dict[str, list[Any]]] = {}
     COLLECTIVE.rank = play.recording.header.get("rank") or 0
     with XGBOOST.HubstateCallback() as callback:
         for call in play.calls():
@@ -48,7 +48,10 @@ def play(play: Play, /) -> None:
                     booster.rounds += 1
                     for name, value in (call.get("metrics") or {}).items():
                         data, _, metric = name.partition("/")
-                        history.setdefault(data, {}).setdefault(metric, []).append(value)
+                        measured = (
+                            tuple(value) if isinstance(value, list) else value
+                        )  # `cv()`: with a deviation
+                        history.setdefault(data, {}).setdefault(metric, []).append(measured)
                     assert callback.after_iteration(booster, call["epoch"], history) is False
         play.end()
 
@@ -57,4 +60,8 @@ def rows(recording: Recording) -> Iterator[dict[str, Any]]:
     """The rows that the recording tells."""
     for call in recording.calls:
         if call["event"] == "after_iteration" and call.get("metrics"):
-            yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": call["metrics"]}
+            metrics: dict[str, Any] = {}
+            for name, value in call["metrics"].items():
+                pair = isinstance(value, list)
+                metrics.update(zip((name, f"{name}-std"), value, strict=True) if pair else {name: value})
+            yield {"epoch": call["epoch"], "step": None, "final": False, "metrics": metrics}

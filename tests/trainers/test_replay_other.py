@@ -204,6 +204,44 @@ def test_what_the_user_did_is_no_call_of_the_trainer(played: Callable[[Lines], A
     assert (found.state, found.sessions, found.illegal) == ("done", 1, [])
 
 
+def test_a_cross_validation_has_means_and_deviations(played: Callable[[Lines], Any], tmp_path: Path) -> None:
+    """Where XGBoost's `cv()` was recorded each metric is a pair, and the row has both."""
+    lines = lines_of("xgboost-3.2.0-normal")
+    for line in lines:
+        if line.get("metrics"):
+            line["metrics"] = {name: [value, 0.5] for name, value in line["metrics"].items()}
+    found = played(lines)
+    names = ["train/mlogloss", "train/mlogloss-std", "val/mlogloss", "val/mlogloss-std"]
+    assert [list(row["metrics"]) for row in found.rows] == [names] * 4
+    recording = Recording.of(tmp_path / "other.jsonl")
+    assert found.rows == list(stand_in(recording).rows(recording))
+
+
+def test_lightning_is_known_without_its_stage(played: Callable[[Lines], Any]) -> None:
+    """Where `fn` was not recorded the scenario tells what was called, and hooks of state change nothing."""
+    lines = without(lines_of("lightning-2.6.6-normal"), "fn")
+    assert played([*lines[:9], {**lines[8], "event": "state_dict"}, *lines[9:]]).state == "done"
+
+
+def test_a_metric_that_was_not_measured_is_left_out(played: Callable[[Lines], Any]) -> None:
+    """A loop logs the numbers that it has: `null` in a recording is none."""
+    lines = lines_of("sklearn-1.9.1-loop-sgd")
+    for line in lines[1:-1]:
+        line["metrics"]["nothing"] = None
+    found = played(lines)
+    assert (found.state, len(found.rows)) == ("done", 5)
+    assert all("nothing" not in row["metrics"] for row in found.rows)
+
+
+def test_the_last_training_of_several_is_the_one_that_counts(played: Callable[[Lines], Any]) -> None:
+    """Where nobody recorded the time, too, rows come in the order of the trainings, and the end is that of the last one."""
+    first, *calls, last = lines_of("lightgbm-4.7.0-normal")
+    broken_off = calls[:2]
+    found = played([first, *broken_off * 5, *calls, last])
+    assert (found.state, found.outcome, found.sessions) == ("done", "finished", 6)
+    assert [row["epoch"] for row in found.rows] == [0, 0, 0, 0, 0, 0, 1, 2, 3]
+
+
 def test_a_trainer_that_nobody_knows_is_named(played: Callable[[Lines], Any]) -> None:
     """A recording of an unknown trainer is refused by its name; a loop around PyTorch is as one around scikit-learn."""
     first, *rest = lines_of("sklearn-1.9.1-loop-sgd")
