@@ -75,6 +75,17 @@ def test_a_start_is_answered_with_all_that_the_callback_needs(client: Client) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("-1", -1), ("--1", "--1"), ("\u00b2", "\u00b2"), ("[640, 480]", "[640, 480]"), ("", "")],
+)
+def test_an_argument_that_is_no_number_stays_a_text(client: Client, text: str, shown: object) -> None:
+    """Each argument is sent as a text, also where a number is usual: whatever it is, the training starts."""
+    run = Callback(client)
+    run.start(trainArgs={"imgsz": text})
+    assert run.look()["imgsz"] == shown
+
+
 def test_the_same_name_again_is_another_model_with_another_slug(client: Client) -> None:
     """Each start of the same project and name makes a model, called train, train-2, train-3; another project begins anew."""
     slugs = [Callback(client).start(device=device)["modelSlug"] for device in ("0", "1", "2")]

@@ -7,6 +7,7 @@ what runs where is sent unasked. What tells of a person or a machine is kept onl
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ _MODEL = {
     "gflops": "model/GFLOPs",
     "speedMs": "model/speed_PyTorch(ms)",
 }
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
 _NAME_LENGTH = 500
 #: How far down numbers are looked for.
 _DEPTH = 8
@@ -108,7 +110,7 @@ def _part(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _plain(text: object) -> object:
     """A number that was sent as a text is a number again."""
-    return int(text) if isinstance(text, str) and text.lstrip("-").isdigit() and len(text) < 16 else text
+    return int(text) if isinstance(text, str) and _WHOLE.fullmatch(text) else text
 
 
 # -- rows ------------------------------------------------------------------------------------------------
