@@ -59,7 +59,6 @@ class Desk:
         self._kept: dict[object, tuple[object, Any]] = {}
         self._keeping = threading.Lock()
         self._making: set[str] = set()
-        self._tidy_at = 0.0
 
     def close(self) -> None:
         """Lets go of the files; no request may be under way."""
@@ -129,17 +128,13 @@ class Desk:
             finally:
                 self._making.discard(session)
 
-    def tidy(self, now: float) -> float:
-        """Lets go of the curves of sessions that were removed, if that is due; in how many seconds it is again."""
-        if not 0 < self._tidy_at - now <= _TIDY:  # a clock may be put back
-            try:
-                self.curves.sweep()
-            except sqlite3.DatabaseError as error:
-                raise StorageError(
-                    f"the copy that charts are drawn from cannot be tidied: {error}"
-                ) from error
-            self._tidy_at = now + _TIDY
-        return self._tidy_at - now
+    def tidy(self, _now: float) -> float:
+        """Lets go of the curves of sessions that were removed; in how many seconds to do it again."""
+        try:
+            self.curves.sweep()
+        except sqlite3.DatabaseError as error:
+            raise StorageError(f"the copy that charts are drawn from cannot be tidied: {error}") from error
+        return _TIDY
 
     # -- what need not be made twice ---------------------------------------------------------------------
 
