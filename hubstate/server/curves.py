@@ -200,6 +200,8 @@ class Curves:
 
     def sweep(self) -> int:
         """Removes what is laid out of sessions that are not in the database any more; how many they were."""
+        if not self._path.exists():
+            return 0
         laid_out = [session for (session,) in self._read("SELECT session FROM layouts")]
         gone = 0
         for session in laid_out:

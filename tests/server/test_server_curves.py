@@ -184,6 +184,8 @@ def test_curves_of_a_session_that_was_removed_go_too(bench: Bench) -> None:
     with bench.store.database.writing() as connection:
         rows_told = {"attempt": 1, "first_epoch": 0, "body": {}, "told": told, "now": 2.0}
         sessions.new_attempt(connection, "default", "kept", **rows_told)
+    assert bench.curves.sweep() == 0
+    assert not bench.path.exists()  # nothing was laid out, and nothing is made to look
     bench.keep(row(0, a=1))
     bench.keep(row(0, a=1), session="kept")
     bench.lay_out()
