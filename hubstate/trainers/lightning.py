@@ -254,7 +254,7 @@ class HubstateLogger(_LOGGER):  # type: ignore[misc,valid-type]
 
     @property
     def version(self) -> str:
-        """None: a resumed training finds its files where they were."""
+        """Empty: a resumed training finds its files where they were."""
         return ""
 
     @property

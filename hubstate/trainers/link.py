@@ -41,6 +41,8 @@ L = TypeVar("L", bound="Link")
 
 #: The condition that a failure inside of a trainer module leaves.
 FAILING = "trainer_module_failing"
+#: A session is open, and its training has not begun.
+_BEFORE = (State.SESSION_CREATED, State.TIMING)
 #: A setting with such a word in its name is nobody's business.
 _SECRET = ("key", "token", "secret", "password", "credential", "auth")
 
@@ -219,7 +221,7 @@ class Link:
 
         `epoch` None: after the last one that was recorded. Outside of a training nothing is taken, which is told once.
         """
-        if self._session is None:
+        if self._session is None or self._session.state in _BEFORE:
             self._not_taken(path)
         elif self._session.state is State.TRAINING:
             known = fitness if fitness is None or isfinite(fitness) else None

@@ -305,6 +305,19 @@ def test_a_file_that_nobody_can_take_is_told(link, capsys):
     assert capsys.readouterr().err.count("hubstate.checkpoint_not_taken") == 1
 
 
+def test_a_file_that_comes_too_early_is_told(sessions, capsys):
+    """What is saved while a training is still prepared is not taken, and that is no silence either; later files are."""
+    link = Trainer("digits")
+    link.open(epochs=3)
+    Path("model.json").write_text("{}")
+    link.save("model.json")
+    assert capsys.readouterr().err.count("hubstate.checkpoint_not_taken") == 1
+    link.begin()
+    link.save("model.json", 0)
+    assert sessions[0].last_checkpoint is not None
+    link.finish()
+
+
 # -- ends ------------------------------------------------------------------------------------------------
 
 
