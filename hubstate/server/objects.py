@@ -193,5 +193,5 @@ def fault_of(path: Path) -> str:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise  # of the disk
-        return "its members begin before it does"
+        return "its members lie outside of it"
     return ""
