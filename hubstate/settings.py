@@ -396,7 +396,13 @@ def _why_withheld(source: str, hub: str, namer: str) -> str:
 
 
 def _usable_key(key: object, source: str) -> str:
-    if not isinstance(key, str) or not key.strip() or not key.isascii() or not key.isprintable():
+    # A user's password (`user:password`) leaves encoded, so it may hold any letter.
+    if (
+        not isinstance(key, str)
+        or not key.strip()
+        or not key.isprintable()
+        or not (key.isascii() or ":" in key)
+    ):
         raise SettingsError(f"the api key ({source}) is empty or holds characters that no header can carry")
     return key.strip()
 

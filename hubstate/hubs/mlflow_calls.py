@@ -56,7 +56,8 @@ def no_run(denied: Declined) -> bool:
 def header(key: str) -> tuple[str, str]:
     """The header that carries a key: `user:password` as basic authentication, anything else as a bearer's token."""
     if ":" in key:
-        return "Authorization", f"Basic {base64.b64encode(key.encode()).decode()}"
+        # What is no text at all is refused by its sender, as a key that is not printable.
+        return "Authorization", f"Basic {base64.b64encode(key.encode('utf-8', 'replace')).decode()}"
     return "Authorization", f"Bearer {key}"
 
 

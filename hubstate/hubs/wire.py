@@ -123,9 +123,11 @@ class Wire:
         client's own. Raises `UsageError` for an address or a key that no request can carry; the key is not shown.
         """
         self.address, self.host, self.loopback = _checked(address)
-        if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
-            raise UsageError("the api key is empty or holds characters that no header can carry")
         carried = None if key is None else header(key.strip())
+        if key is not None and (
+            not key.strip() or not key.isprintable() or carried is None or not carried[1].isascii()
+        ):
+            raise UsageError("the api key is empty or holds characters that no header can carry")
         #: What no reason may hold, whoever says it.
         self._secrets = () if key is None or carried is None else _parts_of(key.strip(), carried[1])
         self._connect_timeout = connect_timeout

@@ -113,6 +113,7 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
     [
         ("a.b-c", "Bearer a.b-c"),
         ("ada:pass:word", "Basic " + base64.b64encode(b"ada:pass:word").decode()),
+        ("ada:größer", "Basic " + base64.b64encode("ada:größer".encode()).decode()),
         (None, None),
     ],
 )
@@ -130,6 +131,14 @@ def test_every_request_carries_the_credentials(
     assert len(hub.requests) > 15
     assert {request.headers.get("authorization") for request in hub.requests} == {header}
     assert not any("x-api-key" in request.headers for request in hub.requests)
+
+
+@pytest.mark.parametrize("key", ["größer", "ada:a\udcffb", "ada:a\nb", " "])
+def test_credentials_that_no_header_carries_are_refused(key: str) -> None:
+    """What cannot be sent as it is is refused at once, and not shown."""
+    with pytest.raises(UsageError, match="no header can carry") as refusal:
+        MLflowHub("mlflow+http://127.0.0.1:1", key)
+    assert key.strip() == "" or key not in str(refusal.value)
 
 
 def test_a_server_that_repeats_the_credentials_tells_nobody(

@@ -8,6 +8,7 @@ import pytest
 
 from hubstate.clock import SystemClock
 from hubstate.doctor import examine
+from hubstate.errors import SettingsError
 from hubstate.settings import MLflow, Settings, for_hub, for_mlflow, remember_login, resolve
 from hubstate.testing import FakeHub
 
@@ -26,6 +27,7 @@ def found(environment: dict[str, str], hub: str | None = HUB, **arguments: str) 
     [
         (TOKEN, "a-token", "MLFLOW_TRACKING_TOKEN"),
         (USER, "ada:pass", "MLFLOW_TRACKING_USERNAME"),
+        (USER | {"MLFLOW_TRACKING_PASSWORD": "größer"}, "ada:größer", "MLFLOW_TRACKING_USERNAME"),
         (USER | TOKEN, "ada:pass", "MLFLOW_TRACKING_USERNAME"),
         (TOKEN | {"HUBSTATE_API_KEY": "ours"}, "ours", "HUBSTATE_API_KEY"),
         (TOKEN | {"MLFLOW_TRACKING_URI": f"{SERVER}/"}, "a-token", "MLFLOW_TRACKING_TOKEN"),
@@ -39,6 +41,16 @@ def test_who_it_is(environment: dict[str, str], key: str | None, source: str) ->
     assert told.api_key == key
     assert source in told.sources.get("api_key", "")
     assert told.key_withheld == ""
+
+
+@pytest.mark.parametrize(
+    "environment", [{"MLFLOW_TRACKING_TOKEN": "größer"}, USER | {"MLFLOW_TRACKING_PASSWORD": "a\udcffb"}]
+)
+def test_what_no_header_carries_is_refused(environment: dict[str, str]) -> None:
+    """A token with letters that no header holds, and a password that is no text, are told by their variable."""
+    with pytest.raises(SettingsError, match=r"MLFLOW_TRACKING_.* no header can carry") as refusal:
+        found(environment)
+    assert "größer" not in str(refusal.value)
 
 
 def test_an_argument_beats_them() -> None:
