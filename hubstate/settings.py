@@ -220,7 +220,11 @@ def for_hub(address: str, found: Settings, *, beside: bool = False) -> Settings:
         if key is not None:
             sources["api_key"] = variable
             return replace(
-                found, hub=address, api_key=_usable_key(key, variable), key_withheld="", sources=sources
+                found,
+                hub=address,
+                api_key=_usable_key(key, variable, address),
+                key_withheld="",
+                sources=sources,
             )
         if why:
             return replace(found, hub=address, api_key=None, key_withheld=why, sources=sources)
@@ -241,7 +245,7 @@ def remember_login(hub: str, api_key: str) -> Path:
     Raises `SettingsError` for an address or a key that is none, `StorageError` if the file cannot be written.
     """
     address = _address(hub, "argument")
-    key = _usable_key(api_key, "argument")
+    key = _usable_key(api_key, "argument", address)
     path = user_file()
     keys = dict(_user_values().get("keys", {}))
     keys[address] = key
@@ -354,7 +358,7 @@ def _key(
     for key, source in ((argument, "argument"), in_environment):
         if key is not None:
             sources["api_key"] = source
-            return _usable_key(key, source)
+            return _usable_key(key, source, hub)
     return _kept_key(hub, kept, sources)
 
 
@@ -385,7 +389,7 @@ def _kept_key(hub: str | None, kept: Mapping[str, Any], sources: dict[str, str])
     if hub is None or hub not in kept:
         return None
     sources["api_key"] = str(user_file())
-    return _usable_key(kept[hub], sources["api_key"])
+    return _usable_key(kept[hub], sources["api_key"], hub)
 
 
 def _why_withheld(source: str, hub: str, namer: str) -> str:
@@ -395,13 +399,14 @@ def _why_withheld(source: str, hub: str, namer: str) -> str:
     )
 
 
-def _usable_key(key: object, source: str) -> str:
-    # A user's password (`user:password`) leaves encoded, so it may hold any letter.
+def _usable_key(key: object, source: str, hub: str | None) -> str:
+    # The password of MLflow's user (`user:password`) leaves encoded, so it may hold any letter.
+    mlflow = hub is not None and hub.startswith(MLFLOW)
     if (
         not isinstance(key, str)
         or not key.strip()
         or not key.isprintable()
-        or not (key.isascii() or ":" in key)
+        or not (key.isascii() or (mlflow and ":" in key))
     ):
         raise SettingsError(f"the api key ({source}) is empty or holds characters that no header can carry")
     return key.strip()

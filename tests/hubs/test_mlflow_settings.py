@@ -53,6 +53,16 @@ def test_what_no_header_carries_is_refused(environment: dict[str, str]) -> None:
     assert "größer" not in str(refusal.value)
 
 
+def test_a_hub_of_ones_own_takes_no_more_letters_than_before() -> None:
+    """A key with letters that no header holds is refused for any other hub, whatever it looks like."""
+    with pytest.raises(SettingsError, match="no header can carry"):
+        found({"HUBSTATE_API_KEY": "ada:größer"}, hub="https://hub.test")
+    with pytest.raises(SettingsError, match="no header can carry"):
+        remember_login("https://hub.test", "ada:größer")
+    remember_login(HUB, "ada:größer")
+    assert found({}).api_key == "ada:größer"
+
+
 def test_an_argument_beats_them() -> None:
     """A key that is given holds, as everywhere."""
     assert found(TOKEN, api_key="given").api_key == "given"
