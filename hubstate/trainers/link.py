@@ -283,10 +283,11 @@ class Link:
 
     def failed(self, where: str, error: Exception) -> None:
         """Tells that something inside of hubstate failed in a hook: to the person once, and to the session."""
-        reason = f"{where}: {type(error).__name__}: {error}"[:500]
-        if reason in self._told:
+        kind = f"{where}: {type(error).__name__}"
+        if kind in self._told:  # its words may differ each time, and a hook is called for each batch
             return
-        self._told.add(reason)
+        self._told.add(kind)
+        reason = f"{kind}: {error}"[:500]
         if self._session is not None:
             self._session.tell(HeldUp, key="", condition=FAILING, reason=reason)
         log("hubstate.trainers").error("hubstate.trainer_module_failed", reason=reason)

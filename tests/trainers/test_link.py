@@ -67,6 +67,22 @@ def test_a_hook_that_fails_raises_nothing(link, capsys):
     assert link.session.receipt.rows == 1
 
 
+def test_a_failure_whose_words_change_is_told_once(link, sessions, hubstate_directory, capsys):
+    """A hook that fails in each batch fills neither the terminal nor the journal, though each time it names another value."""
+    for number in range(50):
+        link.hook(ValueError(f"no number: <Average object at {number:#x}>"))
+    assert capsys.readouterr().err.count("hook: ValueError") == 1
+    told = [
+        step
+        for step in steps(hubstate_directory, sessions[0])
+        if getattr(step.event, "condition", "") == FAILING
+    ]
+    assert len(told) == 1
+    link.hook(OSError("another kind is told"))
+    assert "another kind is told" in capsys.readouterr().err
+    link.finish()
+
+
 def test_a_failure_is_shown_by_the_session(link, sessions, hubstate_directory):
     """`status` shows that a trainer's module failed and why, and verify accepts the journal that says so."""
     link.hook(OSError("no space left"))
