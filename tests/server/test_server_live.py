@@ -17,6 +17,7 @@ import requests
 import sqlalchemy
 from hub_client import Client, row
 
+from hubstate.errors import StorageError
 from hubstate.server import keys
 from hubstate.server.pages import live
 from hubstate.server.pages.watch import Watch
@@ -215,6 +216,26 @@ def test_a_deleted_session_ends_its_stream(client: Client) -> None:
         assert stream.block() == {"ended": ""}
     with listening(client, "/models/none/events") as stream:
         assert stream.block() == {"event": "gone", "data": "{}"}
+
+
+def test_a_disk_that_fails_ends_the_stream_in_one_line(
+    client: Client, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be read is logged without a traceback, and the stream ends in good order: the browser comes back."""
+    client.open()
+    with monkeypatch.context() as patch:
+
+        def failing(*_arguments: object) -> None:
+            raise StorageError("cannot write curves.sqlite: disk I/O error")
+
+        patch.setattr("hubstate.server.curves.Curves.lay_out", failing)
+        with listening(client, "/models/S1/events") as stream:
+            assert stream.block() == {"ended": ""}
+    told = capfd.readouterr().err
+    assert told.count("hubstate.hub_storage_failed") == 1
+    assert "Traceback" not in told
+    with listening(client, "/models/S1/events") as stream:
+        assert "parts" in stream.news()[1]
 
 
 def test_a_revoked_key_ends_its_streams(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
+from hubstate.log import log
 from hubstate.server import sessions
 from hubstate.server.answers import Problem
 from hubstate.server.curves import Layout
@@ -153,20 +155,25 @@ async def _events(
     desk: Desk, request: Request, model: str | None, news: Callable[[], tuple[str, dict[str, Any]] | None]
 ) -> AsyncIterator[bytes]:
     yield f"retry: {_RETRY}\n\n".encode()
+    begun = False
     with desk.watch.listening(model) as listener:
         while True:
             try:
+                if begun:
+                    await desk.known(request)  # the login may have ended, or its key
+                begun = True
                 found = await run_in_threadpool(news)
             except Problem:
                 yield b"event: gone\ndata: {}\n\n"
                 return
+            except (OSError, OperationalError) as error:
+                reason = error.orig if isinstance(error, OperationalError) else error
+                log("hubstate.server").error("hubstate.hub_storage_failed", reason=str(reason))
+                return  # whoever looks comes back from where they are
             if found is None:
                 yield b": still here\n\n"
             else:
                 position, told = found
                 yield f"id: {position}\ndata: {json.dumps(told)}\n\n".encode()
             if not await listener.wait(_AGAIN):
-                return
-            if await desk.visitor(request) is None:  # the login ended, or its key
-                yield b"event: gone\ndata: {}\n\n"
                 return
