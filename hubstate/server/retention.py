@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, true
 
 from hubstate.log import log
 from hubstate.server import schema, sessions
@@ -25,8 +25,21 @@ __all__ = ["Retention", "kept_until"]
 _DAY = 86_400.0
 #: How often it is looked for what is too old (seconds).
 _EVERY = 3_600.0
+#: So many are let go of before it is heard whether the hub stops.
+_AT_ONCE = 50
 _ENDED = [state.value for state in TERMINAL_STATES]
 _LAST = CheckpointKind.LAST.value
+
+
+def _has_kind(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    table = schema.checkpoints
+    return exists().where(table.c.session == schema.sessions.c.id, condition)
+
+
+#: Of a session: it has a checkpoint to go on from, and another one.
+_HAS_A_BETTER_ONE = and_(
+    _has_kind(schema.checkpoints.c.kind == _LAST), _has_kind(schema.checkpoints.c.kind != _LAST)
+)
 
 
 class Retention:
@@ -38,17 +51,21 @@ class Retention:
     def __call__(self, now: float) -> float:
         """Lets go of all that is too old at `now`; in how many seconds to look again."""
         terms = self._store.terms
-        if terms.keep_days is not None:
-            for model in self._ended_before(now - terms.keep_days * _DAY):
-                self._let_go(model, now - terms.keep_days * _DAY)
-        if terms.keep_last_days is not None:
-            for model in self._ended_before(now - terms.keep_last_days * _DAY):
-                self._let_go_of_last(model, now - terms.keep_last_days * _DAY)
-        return _EVERY
+        more = False
+        for days, which, let_go in (
+            (terms.keep_days, true(), self._let_go),
+            (terms.keep_last_days, _HAS_A_BETTER_ONE, self._let_go_of_last),
+        ):
+            if days is not None:
+                found = self._ended_before(now - days * _DAY, which)
+                for model in found:
+                    let_go(model, now - days * _DAY)
+                more |= len(found) == _AT_ONCE
+        return 0.0 if more else _EVERY
 
-    def _ended_before(self, moment: float) -> list[str]:
+    def _ended_before(self, moment: float, which: ColumnElement[bool]) -> list[str]:
         with self._store.database.reading() as connection:
-            return list(connection.execute(_ended(moment)).scalars())
+            return list(connection.execute(_ended(moment).where(which).limit(_AT_ONCE)).scalars())
 
     def _let_go(self, model: str, moment: float) -> None:
         with self._store.database.writing() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_client import Client, row
@@ -110,8 +111,8 @@ def test_one_that_goes_on_just_now_stays(
     retention = Retention(store)
     look = retention._ended_before
 
-    def look_and_go_on(moment: float) -> list[str]:
-        found = look(moment)
+    def look_and_go_on(*asked: Any) -> list[str]:
+        found = look(*asked)
         client.open("ended", attempt=2)
         return found
 
@@ -143,6 +144,39 @@ def test_the_checkpoint_to_go_on_from_goes_where_a_better_one_is(
     (same,) = client.model("same")["checkpoints"]
     assert client.http.get(same["url"], timeout=30).content == b"same"
     assert len(list((ended.data_dir / "files" / "ended").iterdir())) == 1
+
+
+def test_where_nothing_is_too_old_nothing_is_written(
+    store: Store, client: Client, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was let go of already, and what has nothing to let go of, keeps nobody from writing at each further look."""
+    store.terms = Terms(keep_last_days=7)
+    client.open("only")
+    client.upload(b"last", model="only")
+    client.end("only")
+    clock.advance(8 * DAY)
+    retention = Retention(store)
+    retention(clock.wall())
+    assert (kinds(client, "ended"), kinds(client, "only")) == ({"best"}, {"last"})
+    monkeypatch.setattr(store.database, "writing", None)
+    retention(clock.wall())
+
+
+def test_many_that_are_too_old_go_by_and_by(
+    store: Store, client: Client, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that stops waits for some of them, not for all: the rest is due at once, and after that in an hour."""
+    monkeypatch.setattr("hubstate.server.retention._AT_ONCE", 2)
+    store.terms = Terms(keep_days=1)
+    for name in ("second", "third"):
+        client.open(name)
+        client.end(name)
+    clock.advance(2 * DAY)
+    retention = Retention(store)
+    pauses = [retention(clock.wall())]
+    assert len(listed(client)) == 3
+    pauses.append(retention(clock.wall()))
+    assert (listed(client), pauses) == ({"lives", "silent"}, [0.0, 3600.0])
 
 
 def test_a_running_hub_says_until_when_and_does_it(data_dir: Path, clock: VirtualClock) -> None:
