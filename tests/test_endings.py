@@ -135,6 +135,10 @@ with hubstate.start("digits") as session:
             process.send_signal(signal.SIGINT)
             while told()[0] is not State.ABORTED:
                 assert process.poll() is None
+            # What a thread imports just then makes CPython forget why the process ends (it resets its own flag with each
+            # text that is executed), so its thread has to be at the hub by now.
+            while not hole.connections():
+                assert process.poll() is None
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=HANGS)
     assert process.returncode == -signal.SIGINT, err

@@ -201,6 +201,7 @@ def test_the_command_finds_its_signals_as_it_would_without_us():
 
     def ignoring() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's background job ignores it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
 
     def found(run: list[str]) -> list[int]:

@@ -98,6 +98,12 @@ class Silent(NamedTuple):
     session: Session
     clock: Counting
     hole: BlackHole
+    #: Threads of hubstate that another test left in this process.
+    others: frozenset[threading.Thread]
+
+    def threads(self) -> list[threading.Thread]:
+        """The threads of this session."""
+        return [thread for thread in threads_here() if thread not in self.others]
 
     def train(self, epochs: int, each: Callable[[], None] = lambda: None) -> None:
         """So many epochs, most of them while a request hangs."""
@@ -124,6 +130,7 @@ class Silent(NamedTuple):
 def silent(tmp_path: Path) -> Iterator[Silent]:
     """A session towards a hub that accepts and never answers, and an older one that waits as well."""
     clock = Counting()
+    others = frozenset(threads_here())
 
     def client(address: str, key: str | None) -> Hub:
         return HubV1(address, key)
@@ -134,13 +141,14 @@ def silent(tmp_path: Path) -> Iterator[Silent]:
         with begin(Wish("older"), offline, clock=clock) as older:
             older.log({"loss": 1.0})
         wish = Wish("digits", limits=Limits(metrics=0.0, checkpoint=0.0))
-        yield Silent(begin(wish, found, clock=clock, open_hub=client), clock, hole)
-    for thread in ours():
+        made = Silent(begin(wish, found, clock=clock, open_hub=client), clock, hole, others)
+        yield made
+    for thread in made.threads():
         thread.join(60)
         assert not thread.is_alive()
 
 
-def ours() -> list[threading.Thread]:
+def threads_here() -> list[threading.Thread]:
     """The threads of hubstate in this process."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("hubstate-")]
 
@@ -154,7 +162,7 @@ def test_nobody_waits_for_a_silent_hub(silent: Silent) -> None:
     receipt = silent.session.finish(30.0)
     assert silent.clock.monotonic() - began <= 31.0
     assert (receipt.rows, receipt.rows_waiting) == (50, 50)
-    assert len(ours()) > 0, "the request hangs still"
+    assert len(silent.threads()) > 0, "the request hangs still"
 
 
 @pytest.mark.promise("D8", "P5")
@@ -164,7 +172,7 @@ def test_two_threads_however_slow_the_hub(silent: Silent) -> None:
 
     def count() -> None:
         nonlocal most
-        names = [thread.name for thread in ours()]
+        names = [thread.name for thread in silent.threads()]
         most = max(most, len(names))
         assert len(names) == len(set(names))
 
