@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,13 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def new_threads() -> Callable[[], set[threading.Thread]]:
+    """The threads that began since the test did; another test's, or a longer living fixture's, may be in this process."""
+    others = frozenset(threading.enumerate())
+    return lambda: set(threading.enumerate()) - others
 
 
 @pytest.fixture(scope="session", autouse=True)

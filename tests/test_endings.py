@@ -311,21 +311,21 @@ def test_finish_keeps_no_process_alive_beyond_its_time(monkeypatch):
     assert told()[:2] == (State.FINALIZING, Outcome.FINISHED)
 
 
-def none_is_left() -> None:
+def none_is_left(threads):
     """No thread of ours lives on."""
-    for thread in threading.enumerate():
+    for thread in threads:
         if thread.name.startswith("hubstate-"):
             thread.join(HANGS)
             assert not thread.is_alive()
 
 
 @pytest.mark.promise("D2")
-def test_no_thread_is_left_when_a_session_was_let_go_of():
+def test_no_thread_is_left_when_a_session_was_let_go_of(new_threads):
     """A process that lives on after `finish` has no thread of ours any more (D2)."""
     session = begin(Wish("digits"), on(), open_hub=lambda _address, _key: FakeHub())
     session.log({"a": 1})
     session.finish()
-    none_is_left()
+    none_is_left(new_threads())
 
 
 # -- a kernel that lives on ------------------------------------------------------------------------------
@@ -591,7 +591,7 @@ def over(rig: Rig, seconds: float) -> None:
 
 
 @pytest.mark.promise("D19")
-def test_a_crash_in_a_kernel_stops_the_signs_of_life():
+def test_a_crash_in_a_kernel_stops_the_signs_of_life(new_threads):
     """A training that raised in a kernel which lives on is not shown as alive (D19)."""
     clock = VirtualClock()
     hub = FakeHub()
@@ -600,5 +600,5 @@ def test_a_crash_in_a_kernel_stops_the_signs_of_life():
     session.log({"a": 1})
     error = ValueError("broke")
     session.__exit__(ValueError, error, None)
-    none_is_left()
+    none_is_left(new_threads())
     assert session.state is State.ABORTED

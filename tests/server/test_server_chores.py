@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import sqlalchemy
@@ -10,7 +11,7 @@ import sqlalchemy
 from hubstate.server.chores import doing
 
 
-def test_chores_are_done_until_the_block_ends() -> None:
+def test_chores_are_done_until_the_block_ends(new_threads: Callable[[], set[threading.Thread]]) -> None:
     """Each chore is done at once and again when it said so, with the time that the clock tells; then no thread is left."""
     times: list[float] = []
     twice = threading.Event()
@@ -24,7 +25,7 @@ def test_chores_are_done_until_the_block_ends() -> None:
     with doing([chore], lambda: 7.0):
         assert twice.wait(60)
     assert times == [7.0, 7.0]
-    assert "hubstate-hub-chores" not in [thread.name for thread in threading.enumerate()]
+    assert "hubstate-hub-chores" not in [thread.name for thread in new_threads()]
 
 
 def test_each_chore_has_its_own_time() -> None:
@@ -53,10 +54,10 @@ def test_each_chore_has_its_own_time() -> None:
     assert len(seldom) == 1
 
 
-def test_without_chores_there_is_no_thread() -> None:
+def test_without_chores_there_is_no_thread(new_threads: Callable[[], set[threading.Thread]]) -> None:
     """A hub that has nothing to do beside answering has no thread for it."""
     with doing([], lambda: 7.0):
-        assert "hubstate-hub-chores" not in [thread.name for thread in threading.enumerate()]
+        assert "hubstate-hub-chores" not in [thread.name for thread in new_threads()]
 
 
 @pytest.mark.parametrize(

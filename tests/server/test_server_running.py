@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from hubstate.server.store import Store
 from hubstate.server.terms import Terms
 
 
-def test_a_hub_that_stopped_is_gone_and_what_it_held_is_not(data_dir: Path) -> None:
+def test_a_hub_that_stopped_is_gone_and_what_it_held_is_not(
+    data_dir: Path, new_threads: Callable[[], set[threading.Thread]]
+) -> None:
     """After the block nobody listens and no thread is left; the next hub over the folder holds the same."""
     with running(data_dir) as hub:
         client = Client(hub.url)
@@ -31,7 +34,7 @@ def test_a_hub_that_stopped_is_gone_and_what_it_held_is_not(data_dir: Path) -> N
         client.http.close()
     with pytest.raises(ConnectionRefusedError), socket.create_connection((hub.host, hub.port), timeout=5):
         pass
-    assert "hubstate-hub" not in [thread.name for thread in threading.enumerate()]
+    assert "hubstate-hub" not in [thread.name for thread in new_threads()]
     with running(data_dir) as hub:
         client = Client(hub.url)
         assert (client.metrics(), [file["sha256"] for file in client.model()["checkpoints"]]) == before

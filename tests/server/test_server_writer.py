@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,9 @@ def test_a_request_that_was_given_up_harms_nobody(database: Database, writer: Wr
     assert noted(database) == [0, 1]
 
 
-def test_a_stop_finishes_what_was_handed_in(database: Database) -> None:
+def test_a_stop_finishes_what_was_handed_in(
+    database: Database, new_threads: Callable[[], set[threading.Thread]]
+) -> None:
     """Closing waits for the works that wait, though the loop that handed them in is gone; no thread is left."""
     writer = Writer(database)
 
@@ -197,13 +199,15 @@ def test_a_stop_finishes_what_was_handed_in(database: Database) -> None:
         asyncio.run(run())
     writer.close()
     assert noted(database) == [0, 1, 2, 3, 4]
-    assert "hubstate-hub-writer" not in [thread.name for thread in threading.enumerate()]
+    assert "hubstate-hub-writer" not in [thread.name for thread in new_threads()]
 
 
-def test_closing_a_writer_that_never_wrote(database: Database) -> None:
+def test_closing_a_writer_that_never_wrote(
+    database: Database, new_threads: Callable[[], set[threading.Thread]]
+) -> None:
     """A writer without a work has no thread, and closing it does nothing, once or twice."""
     writer = Writer(database)
-    assert "hubstate-hub-writer" not in [thread.name for thread in threading.enumerate()]
+    assert "hubstate-hub-writer" not in [thread.name for thread in new_threads()]
     writer.close()
     writer.close()
 
@@ -228,7 +232,10 @@ def test_the_log_begins_anew_once_it_was_emptied(database: Database, writer: Wri
 
 
 def test_the_log_is_emptied_now_and_then(
-    database: Database, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    new_threads: Callable[[], set[threading.Thread]],
 ) -> None:
     """After so many works the log is emptied, beside the writes; a disk that fails that is logged, and writes go on."""
     emptied = threading.Semaphore(0)
@@ -247,4 +254,4 @@ def test_the_log_is_emptied_now_and_then(
     writer.close()
     assert noted(database) == list(range(20))
     assert capfd.readouterr().err.count("disk I/O error") == 2
-    assert "hubstate-hub-log" not in [thread.name for thread in threading.enumerate()]
+    assert "hubstate-hub-log" not in [thread.name for thread in new_threads()]
