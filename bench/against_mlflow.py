@@ -89,7 +89,7 @@ def _victim(client: str, address: str, directory: str) -> dict[str, float]:
         for number in range(1, 100_000):
             log(number)
             os.write(1, f"{number}\n".encode())
-            time.sleep(0.001)
+            time.sleep(0.001)  # the pace of the training that is killed
     return {}
 
 

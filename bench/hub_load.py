@@ -248,7 +248,7 @@ def an_mlflow(environment: Path, folder: Path) -> Iterator[Served]:
                 except OSError:
                     if process.poll() is not None or time.monotonic() > until:
                         sys.exit((folder / "mlflow.log").read_text())
-                    time.sleep(0.5)
+                    time.sleep(0.5)  # between two looks whether it is ready
             yield Served(address, process.pid)
         finally:
             os.killpg(process.pid, 15)

@@ -43,7 +43,7 @@ def serving_mlflow(folder: Path, database: str = "", workers: int = 1) -> Iterat
         while server.poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=60):
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks whether it is ready
         else:
             sys.exit(f"the MLflow server did not start:\n{(folder / 'log').read_text()}")
         yield address
@@ -79,7 +79,7 @@ def postgresql() -> Iterator[str]:
     try:
         ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
         while server.poll() is None and subprocess.run(ready, check=False).returncode != 0:
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks whether it is ready
         yield f"postgresql+psycopg2://bench@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGQUIT)

@@ -200,14 +200,13 @@ def written(python: str, writer: str, folder: Path, count: int, many: int) -> di
 @contextmanager
 def running(command: list[str], environment: dict[str, str], ready: Callable[[], bool]) -> Iterator[None]:
     """A server, from when it is ready on."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=environment, **quiet)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 1200
         while not ready():
             if time.monotonic() > deadline or process.poll() is not None:
                 sys.exit(f"{command[:3]} did not get ready")
-            time.sleep(0.5)
+            time.sleep(0.5)  # between two looks whether it is ready
         yield
     finally:
         process.terminate()

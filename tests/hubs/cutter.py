@@ -50,9 +50,13 @@ class Cutter:
                 target.sendall(data)
                 if counted and self.budget == 0:
                     break
-        for end in (source, target):
+        # The client loses its connection at once; what was handed on reaches the hub, which a reset would throw away there.
+        for end, how in (
+            (source, socket.SHUT_RDWR),
+            (target, socket.SHUT_WR if counted else socket.SHUT_RDWR),
+        ):
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                end.shutdown(how)
 
     def close(self) -> None:
         for end in (self._socket, *self._open):

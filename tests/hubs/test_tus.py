@@ -24,7 +24,8 @@ from hubstate.states import CheckpointKind
 
 Connect = Callable[..., HubV1]
 Serve = Callable[..., ScriptedHub]
-SIZE = tus.LEAST + 123_457
+#: So much that what lies in buffers when a wire is cut (about 1 MB, which the hub never reads) is little of it.
+SIZE = 4 * tus.LEAST + 123_457
 
 
 @pytest.fixture
@@ -78,8 +79,7 @@ def test_a_connection_that_is_cut_costs_the_rest_and_not_the_whole(
         first.close()
         wire.budget, wire.passed = None, 0
         assert isinstance(connect(wire.url, None).deliver(parcel), Accepted)
-        # What was on its way when the wire was cut had not reached the hub, and comes once more.
-        assert wire.passed < SIZE // 2
+        assert wire.passed < SIZE * 2 // 10
     assert stored(server) == [(CheckpointKind.LAST, SIZE, parcel.sha256)]
 
 
@@ -93,8 +93,7 @@ def test_it_goes_on_at_a_hub_that_was_started_again(connect: Connect, large: Pat
         assert isinstance(client.deliver(parcel), Delayed)
     with running(tmp_path / "hub") as server, Cutter(server.url) as wire:
         assert isinstance(connect(wire.url, None).deliver(parcel), Accepted)
-        # What was on its way when the wire was cut had not reached the hub, and comes once more.
-        assert wire.passed < SIZE // 2
+        assert wire.passed < SIZE * 2 // 10
         assert stored(server) == [(CheckpointKind.LAST, SIZE, parcel.sha256)]
 
 
