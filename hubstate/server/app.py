@@ -17,8 +17,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
 
 from hubstate.log import log
 from hubstate.server import calls, models, signing, tus
@@ -39,6 +40,12 @@ __all__ = ["build"]
 
 #: A body of fewer bytes is read on the spot: that takes less than handing it to a thread.
 _QUICKLY_READ = 32 * 1024
+#: What an address of a session begins with.
+_SESSION = "/v1/models/"
+
+#: Takes rows of the session with that id.
+_PostRows = Callable[[Request, str], Awaitable[Response]]
+_Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def build(wiring: Wiring) -> FastAPI:
@@ -50,7 +57,7 @@ def build(wiring: Wiring) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    _add_calls(app, wiring)
+    post_rows = _add_calls(app, wiring)
     tus.add_uploads(app, wiring)
     _add_files(app, wiring)
     add_platform(app, wiring)
@@ -62,8 +69,10 @@ def build(wiring: Wiring) -> FastAPI:
     app.openapi = describe_calls(app)  # type: ignore[method-assign]
     if wiring.store.read_only:
         app.add_middleware(Looking)
+    within: _Application = app.build_middleware_stack()
+    if not wiring.store.read_only:
+        within = _Quick(app, within, post_rows)
     # Around all that answers, accidents included, which what is added as middleware never sees.
-    within = app.build_middleware_stack()
     counted = Counting(Rates(within, wiring.store.terms.rate_limit, wiring.wall), counts)
     app.middleware_stack = _OneSlash(counted)
     return app
@@ -72,7 +81,7 @@ def build(wiring: Wiring) -> FastAPI:
 class _OneSlash:
     """`//v1/auth` is `/v1/auth`: clients concatenate a hub's address that ends in a slash."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, app: _Application) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -81,7 +90,36 @@ class _OneSlash:
         await self._app(scope, receive, send)
 
 
-def _add_calls(app: FastAPI, wiring: Wiring) -> None:
+class _Quick:
+    """Rows, most of what a hub is asked, go past what FastAPI does for each request: that takes longer than all the rest.
+
+    What goes wrong with them is answered as with all others.
+    """
+
+    def __init__(self, app: FastAPI, others: _Application, post_rows: _PostRows) -> None:
+        async def quick(scope: Any, receive: Any, send: Any) -> None:
+            request = Request(scope, receive)
+            response = await post_rows(request, scope["path"].removeprefix(_SESSION))
+            await response(scope, receive, send)
+
+        handlers = dict(app.exception_handlers)
+        accident: Any = handlers.pop(Exception)
+        self._quick = ServerErrorMiddleware(ExceptionMiddleware(quick, handlers), accident)
+        self._others = others
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and _is_session(scope["path"]):
+            await self._quick(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+
+def _is_session(path: str) -> bool:
+    return path.startswith(_SESSION) and path.count("/") == _SESSION.count("/") and path != _SESSION
+
+
+def _add_calls(app: FastAPI, wiring: Wiring) -> _PostRows:
+    """Adds what is asked under `/v1`. Returns the call that takes rows."""
     store, wall = wiring.store, wiring.wall
 
     @app.post("/v1/auth", summary="Is this key good?")
@@ -133,7 +171,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
         attempt = request.query_params.get("attempt", "")
         return respond(await run_in_threadpool(models.get_metrics, store, caller, model, attempt, wall()))
 
-    _add_posts(app, wiring)
+    post_rows = _add_posts(app, wiring)
 
     @app.post("/v1/models/{model}/upload", summary="A checkpoint")
     async def upload(request: Request, model: str) -> Response:
@@ -154,9 +192,11 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> None:
             await drain(stream)
             raise
 
+    return post_rows
 
-def _add_posts(app: FastAPI, wiring: Wiring) -> None:
-    """The calls that post JSON about one session."""
+
+def _add_posts(app: FastAPI, wiring: Wiring) -> _PostRows:
+    """The calls that post JSON about one session. Returns the one that takes rows."""
     posts: list[tuple[str, str, Callable[[Store, Caller, str, bytes, float], Answer]]] = [
         ("/v1/models/{model}/end", "The end of an attempt", calls.end_model),
         ("/v1/models/{model}/steps", "Lines of the journal", calls.post_steps),
@@ -175,24 +215,7 @@ def _add_posts(app: FastAPI, wiring: Wiring) -> None:
             work = await run_in_threadpool(calls.rows_work, caller, model, body, wiring.wall())
         return respond(await wiring.store.writer.do(work))
 
-    async def quick_rows(scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
-        response = await post_rows(request, request.path_params["model"])
-        await response(scope, receive, send)
-
-    # Most of what a hub is asked. It stands first and goes past what FastAPI does for each request, which takes longer
-    # than all the rest; the call above describes it.
-    app.router.routes.insert(0, Route("/v1/models/{model}", _Quick(quick_rows), methods=["POST"]))
-
-
-class _Quick:
-    """An application in a class, as `Route` tells it from a function that takes a request."""
-
-    def __init__(self, application: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._application(scope, receive, send)
+    return post_rows
 
 
 def _posting(

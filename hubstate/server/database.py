@@ -49,6 +49,7 @@ class Database:
         self._readers = _engine(path, "BEGIN", on_connect, pool_size=4, max_overflow=60)
         # All writes go by one connection: what another one writes makes SQLite forget all that it holds in memory.
         self._writer = _engine(path, "BEGIN IMMEDIATE", on_connect, pool_size=1, max_overflow=0)
+        self._held: Connection | None = None
         event.listen(self._writer, "connect", _on_connect_to_write)
         try:
             with self.writing() as connection:
@@ -70,10 +71,24 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A transaction: committed when the block ends, rolled back when it raises."""
         try:
-            with self._writing, self._writer.begin() as connection:
+            with self._writing, self._kept() as connection, connection.begin():
                 yield connection
         except sqlite3.OperationalError as error:  # of a statement that went past SQLAlchemy
             raise sqlalchemy.exc.OperationalError(None, None, error) from error
+
+    @contextmanager
+    def _kept(self) -> Iterator[Connection]:
+        """The connection that writes, left open while all goes well: to take it anew each time costs a small write half
+        of its time.
+        """
+        if self._held is None:
+            self._held = self._writer.connect()
+        try:
+            yield self._held
+        except BaseException:
+            held, self._held = self._held, None
+            held.close()
+            raise
 
     def look(self, query: str, *values: object) -> list[Any]:
         """The rows of one small query, as they are now: in some microseconds, so that it may be asked for each request."""
@@ -106,6 +121,10 @@ class Database:
             if self._looker is not None:
                 self._looker.close()
                 self._looker = None
+        with self._writing:
+            if self._held is not None:
+                self._held.close()
+                self._held = None
         self._readers.dispose()
         self._writer.dispose()
 

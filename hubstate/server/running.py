@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import math
 import signal
 import socket
@@ -68,6 +69,10 @@ def serve(
         announce(f"the hub answers at {public_url or hub.url}; its data lie in {hub.data_dir}")
         if not keys.listed(data_dir):
             announce("no key exists yet: it answers this machine alone, until `hubstate keys create NAME`")
+        # What was made until now lasts as long as the process. To look through it for garbage again and again would keep
+        # all requests waiting for some 60 ms every other second under load.
+        gc.collect()
+        gc.freeze()
         with _stopping_by_signals(server):
             server.run(sockets=[listening])
         announce("the hub stopped")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import sqlalchemy
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.datastructures import URL
 from starlette.requests import ClientDisconnect
 
 from hubstate.server.admission import COOKIE, Visit, admit
@@ -74,7 +76,15 @@ def base_of(request: Request, wiring: Wiring) -> str:
     """The hub's address as the caller sees it."""
     if wiring.public_url is not None:
         return wiring.public_url.rstrip("/")
-    return f"{request.url.scheme}://{request.url.netloc}"
+    return _address(request.scope["scheme"], request.scope["server"], request.headers.get("host"))
+
+
+@lru_cache(maxsize=1000)
+def _address(scheme: str, server: tuple[str, int] | None, host: str | None) -> str:
+    """What Starlette makes of these: it is asked for with each request, and seldom anything new."""
+    headers = [] if host is None else [(b"host", host.encode("latin-1"))]
+    url = URL(scope={"scheme": scheme, "server": server, "path": "", "headers": headers})
+    return f"{url.scheme}://{url.netloc}"
 
 
 async def caller_of(request: Request, wiring: Wiring) -> Caller:
