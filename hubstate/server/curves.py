@@ -181,7 +181,8 @@ class _OutOfOrderError(Exception):
 class Curves:
     """The columns of a hub, in the file at `path`. Safe for several threads.
 
-    A file that is damaged or of another version is made anew: it holds nothing that is not in the database.
+    A file that is damaged or of another version is made anew: it holds nothing that is not in the database. One that
+    cannot be written just now, because the disk is full or read-only, stays as it is.
     """
 
     def __init__(self, path: Path, database: Database) -> None:
@@ -216,13 +217,18 @@ class Curves:
     # -- laying out --------------------------------------------------------------------------------------
 
     def lay_out(self, session: str) -> Layout:
-        """Brings the columns of a session up to what the database holds at this moment."""
+        """Brings the columns of a session up to what the database holds at this moment.
+
+        Raises `StorageError` where they cannot be written; `layout` tells what was laid out before.
+        """
         with self._lock:
             busy = self._busy.setdefault(session, threading.Lock())
         with busy:
             try:
                 return self._laid_out(session)
             except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise StorageError(f"cannot write {self._path}: {error}") from error
                 with self._lock:
                     self._give_up(error)
             try:
@@ -447,12 +453,13 @@ class Curves:
         return self._asked(query, values)
 
     def _asked(self, query: str, values: Any) -> list[tuple[Any, ...]]:
-        """What the file answers. A file that cannot be read is given up: then it knows nothing."""
+        """What the file answers; nothing where it cannot be read. A damaged one is given up."""
         with self._lock:
             try:
                 return self._opened().execute(query, values).fetchall()
             except sqlite3.DatabaseError as error:
-                self._give_up(error)
+                if _is_damage(error):
+                    self._give_up(error)
                 return []
 
     @contextmanager
@@ -668,6 +675,12 @@ def _attempts(
 
 def _attempt_at(stretches: list[list[int]], position: int) -> int:
     return next((attempt for first, attempt in reversed(stretches) if first <= position), 1)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is not what it should be, and not the disk or its rights."""
+    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR"))
 
 
 def _open(path: Path) -> sqlite3.Connection:

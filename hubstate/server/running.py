@@ -123,8 +123,11 @@ def _prepared(
 ) -> Iterator[tuple[RunningHub, uvicorn.Server, socket.socket]]:
     with contextlib.ExitStack() as stack:
         store = make_store(data_dir, upload_limit=upload_limit, terms=terms)
-        stack.callback(store.close)
+        stack.callback(store.close)  # where another hub holds the lock
         stack.enter_context(alone(store.data_dir))
+        stack.callback(
+            store.close
+        )  # else before the lock is let go: whoever takes it then has the folder for itself
         store.sweep()
         store.resumables.sweep(wall())
         store.objects.sweep(wall())

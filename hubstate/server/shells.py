@@ -39,8 +39,8 @@ JSON_LIMIT = 8 * 1024 * 1024
 _PIECE = 1024 * 1024
 #: How much of a body that is refused is still read, so that the client can read the refusal.
 _DRAIN = 64 * 1024 * 1024
-#: How long it is waited for the next of it (seconds).
-_DRAIN_PATIENCE = 10.0
+#: How long it is waited for the next of a small body, or of one that is refused (seconds).
+_PATIENCE = 10.0
 
 
 class Wiring(msgspec.Struct, frozen=True):
@@ -105,10 +105,10 @@ async def asked(request: Request, wiring: Wiring, limit: int = JSON_LIMIT) -> tu
 
 
 async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:
-    """The whole body. Raises `Problem` 413 for one that is too long."""
+    """The whole body. Raises `Problem` 413 for one that is too long, 408 for one that stands still."""
     body = bytearray()
     stream = request.stream()
-    async for piece in stream:
+    async for piece in _patient(stream, _PATIENCE):
         body += piece
         if len(body) > limit:
             await drain(stream)
@@ -153,7 +153,7 @@ async def drain(stream: AsyncIterator[bytes], limit: int = _DRAIN) -> None:
     """Reads what is left of a body: a client that is still sending does not look at the answer."""
     taken = 0
     try:
-        async for piece in _patient(stream, _DRAIN_PATIENCE):
+        async for piece in _patient(stream, _PATIENCE):
             taken += len(piece)
             if taken > limit:
                 return

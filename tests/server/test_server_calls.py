@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -20,6 +22,19 @@ def test_auth_tells_that_this_hub_knows_more(client: Client) -> None:
     assert answer.status_code == 200
     told = answer.json()
     assert (told["success"], told["message"], told["hubstate"]) == (True, "ok", 1)
+
+
+def test_a_json_body_that_stands_still_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever promises a body and stops sending hears 408 after some time, and holds nothing for ever."""
+    monkeypatch.setattr("hubstate.server.shells._PATIENCE", 0.1)
+    client.open()
+    at = urlsplit(client.url)
+    with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
+        connection.sendall(b"POST /v1/models/S1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"error":"stalled"' in answer
+    assert client.model()["delivered"] == 0
 
 
 def test_every_answer_is_small_json_with_a_length(client: Client) -> None:

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
+from hubstate.errors import StorageError
+from hubstate.server import curves, sessions
 from hubstate.server import rows as rows_room
-from hubstate.server import sessions
 from hubstate.server.curves import Curves, Layout
 from hubstate.server.rows import RowIn
 from hubstate.server.schema import attempts, rows
@@ -215,6 +216,29 @@ def test_what_changes_what_was_in_force_begins_a_generation(bench: Bench, change
     assert bench.lay_out().generation != before.generation
     assert bench.drawn() == bench.expected()
     assert bench.curves.tail("S", before.generation, before.length, before.length, 9) is None
+
+
+def test_a_full_disk_takes_nothing_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file cannot grow, what was laid out stays and is still told, and the rest follows once there is room."""
+    bench.keep(*(row(epoch, a=epoch) for epoch in range(5)))
+    before = bench.lay_out()
+    bench.curves.close()
+    opened = curves._open
+
+    def small(path: Path) -> sqlite3.Connection:
+        file = opened(path)
+        (pages,) = file.execute("PRAGMA page_count").fetchone()
+        file.execute(f"PRAGMA max_page_count = {pages}")
+        return file
+
+    bench.keep(*(row(epoch, **{f"m{name}": 1.0 for name in range(400)}) for epoch in range(5, 25)))
+    with monkeypatch.context() as patch:
+        patch.setattr(curves, "_open", small)
+        with pytest.raises(StorageError, match="full"):
+            bench.lay_out()
+        assert bench.curves.layout("S") == before
+        bench.curves.close()
+    assert bench.drawn() == bench.expected()
 
 
 def test_many_rows_are_laid_out_in_blocks_and_found_again(

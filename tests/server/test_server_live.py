@@ -226,9 +226,9 @@ def test_a_disk_that_fails_ends_the_stream_in_one_line(
     with monkeypatch.context() as patch:
 
         def failing(*_arguments: object) -> None:
-            raise StorageError("cannot write curves.sqlite: disk I/O error")
+            raise StorageError("cannot read hub.sqlite: disk I/O error")
 
-        patch.setattr("hubstate.server.curves.Curves.lay_out", failing)
+        patch.setattr("hubstate.server.pages.live.page_view", failing)
         with listening(client, "/models/S1/events") as stream:
             assert stream.block() == {"ended": ""}
     told = capfd.readouterr().err

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubstate.clock import VirtualClock
+from hubstate.errors import StorageError
 from hubstate.server import keys
 from hubstate.server.charts import HEIGHT, WIDTH, drawing, shown_number
 from hubstate.server.curves import Curve, Points
@@ -274,6 +275,17 @@ def test_with_keys_a_page_asks_for_one(keyed: tuple[RunningHub, str]) -> None:
     browser.close()
 
 
+def test_a_login_under_a_path_is_sent_below_it_alone(data_dir: Path, clock: VirtualClock) -> None:
+    """What else a proxy shows under the same name never gets the cookie, and logging out takes it from where it is."""
+    key = keys.create(data_dir, "good")
+    with running(data_dir, wall=clock.wall, public_url="http://127.0.0.1:9/some/hub") as hub:
+        browser, answer = log_in(hub, key)
+        assert "Path=/some/hub;" in answer.headers["Set-Cookie"]
+        gone = browser.post(f"{hub.url}/logout", allow_redirects=False, timeout=30)
+        assert "Path=/some/hub;" in gone.headers["Set-Cookie"]
+        browser.close()
+
+
 def test_a_wrong_key_opens_no_page(keyed: tuple[RunningHub, str]) -> None:
     """A wrong key is told so with 401 and sets no cookie; what was typed is not shown again."""
     hub, _ = keyed
@@ -451,6 +463,39 @@ def test_a_compared_session_that_fell_silent_is_told_so(client: Client, clock: V
     clock.advance(86_400)
     page = text_of(client, "/compare?session=S1&session=S2")
     assert re.findall(r'class="mark [^>]*>([^<]*)<', page) == ["no contact", "failed"]
+
+
+def test_a_compared_session_that_was_removed_leaves_the_others(client: Client) -> None:
+    """An address that names a session which is gone shows the others, each with its own line, and says so."""
+    for session in ("S1", "S2", "S3"):
+        client.open(session)
+        client.rows([row(0, a=1)], session)
+    client.http.delete(f"{client.url}/v1/models/S2", timeout=30)
+    page = text_of(client, "/compare?session=S1&session=S2&session=S3&session=none")
+    assert re.findall(r'data-session="([^"]+)"', page) == ["S1", "S3"]
+    assert re.findall(r'data-of="([^"]+)"', page) == ["0:0 1:0 "]
+    assert "2 of the sessions that this address names are not here any more" in page
+
+
+def test_a_page_is_shown_though_its_charts_cannot_be_brought_up(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk does not take the charts' copy, a session is shown with the charts of before, and says so."""
+    client.open()
+    client.rows([row(0, a=1)])
+    text_of(client, "/models/S1")
+    client.rows([row(1, a=1, b=2)])
+
+    def failing(*_arguments: object) -> None:
+        raise StorageError("cannot write curves.sqlite: database or disk is full")
+
+    monkeypatch.setattr("hubstate.server.curves.Curves.lay_out", failing)
+    for path in ("/models/S1", "/compare?session=S1"):
+        page = text_of(client, path)
+        assert page.count("<figure") == 1
+        assert "they may lack the newest rows" in page
+    points = client.get("/models/S1/points?curve=0").json()
+    assert points["curves"]["0"]["x"] == [0.0]
 
 
 def test_a_thousand_sessions_come_in_pages(data_dir: Path, clock: VirtualClock) -> None:

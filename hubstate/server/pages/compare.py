@@ -30,15 +30,22 @@ class Overlay(NamedTuple):
 
 
 def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
-    """What the page shows. Raises `Problem` 404 for a session that is none of the owner's."""
+    """What the page shows. `gone`: how many of the wanted are none of the owner's, or were removed."""
     now = desk.now()
+    gone = 0
+    old_charts = ""
     shown: list[dict[str, Any]] = []
     overlays: dict[tuple[str, str], Overlay] = {}
     waiting: list[str] = []
     with desk.store.database.reading() as connection:
         newest = rows.newest_of_all(connection)
-        for place, model in enumerate(wanted):
-            session = sessions.find(connection, model, owner)
+        for model in wanted:
+            try:
+                session = sessions.find(connection, model, owner)
+            except Problem:
+                gone += 1
+                continue
+            place = len(shown)
             delivered = desk.counts.of(connection, session, newest)
             summary = describe.summary_of(connection, session, now, delivered=delivered)
             live, contact = sessions.is_live(session), sessions.in_contact(session, now)
@@ -46,7 +53,8 @@ def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
             if delivered > AT_ONCE and desk.curves.length(model) is None:
                 waiting.append(model)
                 continue
-            layout = desk.curves.lay_out(model)
+            layout, why_old = desk.layout(model)
+            old_charts = old_charts or why_old
             for curve in layout.curves:
                 key = curve.name, curve.over
                 overlays.setdefault(key, Overlay(*key, {})).curves[place] = curve.id
@@ -55,6 +63,8 @@ def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
     return {
         "sessions": shown,
         "waiting": waiting,
+        "gone": gone,
+        "old_charts": old_charts,
         "overlays": sorted(chosen[:_METRICS], key=lambda one: one.name),
         "left": max(0, len(chosen) - _METRICS),
         "most": MOST,

@@ -14,9 +14,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.errors import StorageError
+from hubstate.log import log
 from hubstate.server.admission import COOKIE, admit_page, check_same_site
 from hubstate.server.answers import Problem
-from hubstate.server.curves import Curves
+from hubstate.server.curves import Curves, Layout
 from hubstate.server.pages import assets, words
 from hubstate.server.pages.counts import Counts
 from hubstate.server.pages.machine import Ways
@@ -42,6 +43,9 @@ HEADERS = {
 _TIDY = 3_600.0
 #: A page waits for the curves of sessions of so many rows; of longer ones it is shown first.
 AT_ONCE = 5000
+_OLD_CHARTS = (
+    "The hub's disk does not take the copy that charts are drawn from, so they may lack the newest rows."
+)
 
 
 class Desk:
@@ -115,6 +119,14 @@ class Desk:
 
     # -- charts ------------------------------------------------------------------------------------------
 
+    def layout(self, session: str) -> tuple[Layout, str]:
+        """The curves of a session, and in words why they may be older than its rows: empty where they are not."""
+        try:
+            return self.curves.lay_out(session), ""
+        except StorageError as error:
+            log("hubstate.server").error("hubstate.hub_storage_failed", reason=str(error))
+            return self.curves.layout(session), _OLD_CHARTS
+
     async def make_ready(self, listed: Sequence[str]) -> None:
         """Lays out the curves of sessions that nobody looked at yet, one after the other, until the server stops."""
         for session in listed:
@@ -124,7 +136,7 @@ class Desk:
                 continue
             self._making.add(session)
             try:
-                await run_in_threadpool(self.curves.lay_out, session)
+                await run_in_threadpool(self.layout, session)
             finally:
                 self._making.discard(session)
 

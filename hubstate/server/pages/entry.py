@@ -44,7 +44,7 @@ def add(app: FastAPI, desk: Desk) -> None:
     async def logout(request: Request) -> Response:
         desk.check_form(request)
         answer = desk.to("/login")
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        answer.delete_cookie(COOKIE, path=_path(desk), httponly=True, samesite="strict")
         return answer
 
 
@@ -54,10 +54,16 @@ def remember(desk: Desk, request: Request, answer: Response, key_id: int) -> Non
         COOKIE,
         signing.cookie(desk.store.secret, key_id, desk.now()),
         max_age=signing.COOKIE_SECONDS,
+        path=_path(desk),
         secure=desk.base(request).startswith("https://"),
         httponly=True,
         samesite="strict",
     )
+
+
+def _path(desk: Desk) -> str:
+    """Where the cookie goes: to this hub, and to nothing else that a proxy shows under the same name."""
+    return desk.root or "/"
 
 
 async def form_of(request: Request) -> dict[str, str]:

@@ -61,7 +61,7 @@ class _Sessions:
             with desk.store.database.reading() as connection:
                 session = sessions.find(connection, model, self._owner)
                 texts = part_texts(desk, page_view(desk, connection, session))
-            return texts, desk.curves.lay_out(model)
+            return texts, desk.layout(model)[0]
 
         if not self._woken:  # the page may know more than was there at the last change
             self._woken = True

@@ -106,7 +106,7 @@ def points_of(desk: Desk, model: str, owner: str, curves: list[str], wanted: Str
     """Points of some curves of a session, as JSON. Raises `Problem` 404 or 422."""
     with desk.store.database.reading() as connection:
         sessions.find(connection, model, owner)
-    layout = desk.curves.lay_out(model)
+    layout, _ = desk.layout(model)
     found = {}
     for curve in curves[:_CURVES]:
         points = desk.curves.points(model, whole(curve, "curve"), *wanted)
@@ -119,7 +119,7 @@ def _drawing(desk: Desk, model: str, owner: str, curve: int) -> str:
     """A chart as SVG, for a page without script. Raises `Problem` 404."""
     with desk.store.database.reading() as connection:
         sessions.find(connection, model, owner)
-    layout = desk.curves.lay_out(model)
+    layout, _ = desk.layout(model)
     found = next((one for one in layout.curves if one.id == curve), None)
     points = desk.curves.points(model, curve, -math.inf, math.inf, 120)
     if found is None or points is None:
@@ -138,12 +138,13 @@ def add(app: FastAPI, desk: Desk) -> None:
             session = sessions.find(connection, model, owner)
             view = page_view(desk, connection, session)
             unseen = view["session"]["delivered"] > AT_ONCE and desk.curves.length(model) is None
-            layout = _NOTHING if unseen else desk.curves.lay_out(model)
+            layout, old_charts = (_NOTHING, "") if unseen else desk.layout(model)
         texts = part_texts(desk, view)
         return {
             **view,
             "unseen": unseen,
             "layout": layout,
+            "old_charts": old_charts,
             "parts_of": {name: Markup(text) for name, text in texts.items()},  # noqa: S704 -- rendered and escaped
             "position": str(position_of(layout.generation, layout.length, texts)),
         }

@@ -29,11 +29,11 @@ def filters(wall: Callable[[], float]) -> dict[str, Callable[..., Any]]:
 
 
 def absolute(at: float | None) -> str:
-    """A time in this place's time; one that no calendar has is shown as its number."""
+    """A time in the time of the hub's place, whose zone is told; one that no calendar has is shown as its number."""
     if at is None:
         return "-"
     try:
-        return dt.datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return dt.datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     except (OverflowError, ValueError, OSError):
         return f"{at:g}"
 
@@ -61,7 +61,7 @@ def _machine_time(at: float) -> str:
 
 
 def _ago(at: float | None, now: float) -> str:
-    """The same words as in `live.js`, which goes on with them."""
+    """The same words as in `times.js`, which goes on with them."""
     if at is None:
         return "-"
     seconds = max(0, int(now - at))
