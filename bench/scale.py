@@ -17,7 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import msgspec
@@ -27,7 +30,7 @@ from mlflow_server import postgresql, serving_mlflow
 
 from hubstate.actions import OpenSession, Row, SendRows
 from hubstate.hubs import open_hub
-from hubstate.hubs.base import Accepted, Parcel
+from hubstate.hubs.base import Accepted, Declined, Hub, Parcel
 
 SESSIONS = 64
 ROW = msgspec.json.encode({f"metric/{number}": number * 0.123456789 for number in range(10)})
@@ -35,39 +38,80 @@ ROW = msgspec.json.encode({f"metric/{number}": number * 0.123456789 for number i
 CASES = ((1, 1), (8, 1), (8, 10))
 #: How often a session logs a row (seconds).
 INTERVAL = 3.0
+#: How long a server may take for the openings of a process (seconds).
+OPENING = 60.0
 
 
 def sessions_of(worker: int, workers: int) -> list[str]:
     return [f"01M8B{number:021d}" for number in range(worker, SESSIONS, workers)]
 
 
+class NotOpenedError(Exception):
+    """A server did not take the opening of a session: there is nothing to measure."""
+
+
+def opened_at(hub: Hub, session: str) -> str | None:
+    """What the server calls the session. Raises `NotOpenedError` if it declines it, or holds it up for too long."""
+    action = OpenSession(f"{session}/open", 1, session=session, name="scale")
+    until = time.monotonic() + OPENING
+    while True:
+        reply = hub.deliver(Parcel(action.key, action, session))
+        if isinstance(reply, Accepted):
+            return reply.news.model
+        if isinstance(reply, Declined) or time.monotonic() > until:
+            did = "declines" if isinstance(reply, Declined) else f"has not taken within {OPENING:g} s"
+            raise NotOpenedError(f"{hub.address} {did} the opening of a session: {reply.reason}")
+        time.sleep(0.05)  # all of them open at once, and a database may have its hands full
+
+
 def load(
-    address: str, worker: int, workers: int, many: int, first: int, seconds: float, opened: Any, told: Any
-) -> None:
-    """Opens its sessions, and delivers rows of them, one after the other, until the time is over."""
-    hub = open_hub(address, None)
-    models: dict[str, str | None] = {}
-    for session in sessions_of(worker, workers):
-        action = OpenSession(f"{session}/open", 1, session=session, name="scale")
-        while not isinstance(reply := hub.deliver(Parcel(action.key, action, session)), Accepted):
-            pass  # all of them open at once, and a database may have its hands full
-        models[session] = reply.news.model
-    opened.wait()  # opening is not what is measured
-    until = time.monotonic() + seconds
-    times: list[float] = []
-    number, failed = first, 0
-    while time.monotonic() < until:
-        for session, model in models.items():
-            numbers = range(number + 1, number + 1 + many)
-            number = numbers[-1]
-            rows = tuple(Row(n, 1, n, None, False, 1_800_000_000.0 + n, ROW) for n in numbers)
-            send = SendRows(f"{session}/{number}", 1, first=numbers[0], last=number)
-            before = time.perf_counter()
-            reply = hub.deliver(Parcel(send.key, send, session, model, rows=rows))
-            times.append(time.perf_counter() - before)
-            failed += not isinstance(reply, Accepted)
-    hub.close()
-    told.put((times, failed))
+    address: str, worker: int, workers: int, many: int, first: int, seconds: float, opened: Any
+) -> tuple[list[float], int]:
+    """Opens its sessions, and delivers rows of them, one after the other, until the time is over.
+
+    Returns how long each request took (seconds), and how many were not taken.
+    """
+    with contextlib.closing(open_hub(address, None)) as hub:
+        with contextlib.ExitStack() as failing:
+            failing.callback(opened.abort)  # the others wait for this one
+            models = {session: opened_at(hub, session) for session in sessions_of(worker, workers)}
+            failing.pop_all()
+        opened.wait()  # opening is not what is measured
+        until = time.monotonic() + seconds
+        times: list[float] = []
+        number, failed = first, 0
+        while time.monotonic() < until:
+            for session, model in models.items():
+                numbers = range(number + 1, number + 1 + many)
+                number = numbers[-1]
+                rows = tuple(Row(n, 1, n, None, False, 1_800_000_000.0 + n, ROW) for n in numbers)
+                send = SendRows(f"{session}/{number}", 1, first=numbers[0], last=number)
+                before = time.perf_counter()
+                reply = hub.deliver(Parcel(send.key, send, session, model, rows=rows))
+                times.append(time.perf_counter() - before)
+                failed += not isinstance(reply, Accepted)
+    return times, failed
+
+
+def loaded(
+    address: str, workers: int, many: int, first: int, seconds: float
+) -> list[tuple[list[float], int]]:
+    """What each of some processes of load tells. One that dies, or opens nothing, ends the bench with the reason."""
+    with multiprocessing.Manager() as manager, ProcessPoolExecutor(workers) as pool:
+        opened = manager.Barrier(workers)
+        running = [
+            pool.submit(load, address, worker, workers, many, first, seconds, opened)
+            for worker in range(workers)
+        ]
+        failures = [failure for each in running if (failure := each.exception())]
+    for failure in failures:
+        if isinstance(failure, NotOpenedError):
+            sys.exit(str(failure))
+        if isinstance(failure, BrokenProcessPool):
+            sys.exit(f"a process that loads {address} was killed: {failure}")
+    if failures:  # what broke the barrier goes before that it is broken
+        raise min(failures, key=lambda failure: isinstance(failure, BrokenBarrierError))
+    return [each.result() for each in running]
 
 
 @contextlib.contextmanager
@@ -97,19 +141,7 @@ def main() -> None:
         for title, address in found.items():
             for workers, many in CASES:
                 first += 1_000_000
-                told: Any = multiprocessing.Queue()
-                opened = multiprocessing.Barrier(workers)
-                processes = [
-                    multiprocessing.Process(
-                        target=load, args=(address, worker, workers, many, first, seconds, opened, told)
-                    )
-                    for worker in range(workers)
-                ]
-                for process in processes:
-                    process.start()
-                results = [told.get() for _ in processes]
-                for process in processes:
-                    process.join()
+                results = loaded(address, workers, many, first, seconds)
                 times = [each for some, _ in results for each in some]
                 rate = sum(len(some) / sum(some) for some, _ in results)
                 print(
