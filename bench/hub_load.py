@@ -91,6 +91,11 @@ class Line(asyncio.Protocol):
 Request = Callable[[int, int], bytes]
 
 
+def in_round(request: Request, number: int) -> Request:
+    """The same requests with epochs that no other round has, so that none of them is a repeat."""
+    return lambda line, n: request(line, number * 10_000_000 + n)
+
+
 async def lines_to(address: str, count: int) -> list[Line]:
     parts = urlsplit(address)
     assert parts.hostname
@@ -375,9 +380,8 @@ def burst(served: Served, key: str, chosen: argparse.Namespace) -> None:
     request = hub_rows(key)
     for lines in (1, 8, 64):
         before = served.cpu()
-        # Epochs of a round of its own, so that none is a repeat.
-        shifted = lambda line, n, lines=lines: request(line, lines * 10_000_000 + n)  # noqa: E731
-        told = loading(as_fast_as_possible(served.address, shifted, lines=lines, seconds=chosen.burst))
+        own = in_round(request, lines)
+        told = loading(as_fast_as_possible(served.address, own, lines=lines, seconds=chosen.burst))
         print(line_of(f"hubstate, {lines} at once", served, before, told), flush=True)
 
 
@@ -429,8 +433,8 @@ def mlflow(chosen: argparse.Namespace, folder: Path) -> None:
         request = mlflow_rows([run["run"]["info"]["run_id"] for run in made])
         for lines in (1, 8, 64):
             before = served.cpu()
-            shifted = lambda line, n, lines=lines: request(line, lines * 10_000_000 + n)  # noqa: E731
-            told = loading(as_fast_as_possible(served.address, shifted, lines=lines, seconds=chosen.burst))
+            own = in_round(request, lines)
+            told = loading(as_fast_as_possible(served.address, own, lines=lines, seconds=chosen.burst))
             print(line_of(f"mlflow server --workers 1, {lines} at once", served, before, told), flush=True)
 
 
