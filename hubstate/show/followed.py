@@ -51,6 +51,9 @@ class Followed:
         self.id = id_on_pages(folder)
         self._store = store
         self._caller = Caller(DEFAULT_OWNER, "")
+        #: Whether a process has it, and why its journal cannot be read, as of the last look at it.
+        self._owned = False
+        self._trouble = ""
         self._begin()
 
     def _begin(self) -> None:
@@ -83,30 +86,31 @@ class Followed:
 
         `behind` tells afterwards whether more is there to be read.
         """
-        trouble, owned, lines = "", False, 0
+        self._trouble, self._owned, lines = "", False, 0
         try:
             stamp = _stamp(self.folder)
             if stamp != self._stamp or self._memory is None or not is_over(self._memory):
-                owned = owner_of(self.folder) is not None
+                self._owned = owner_of(self.folder) is not None
             if stamp != self._stamp:
                 if not holds(self.folder, self._position):
                     self.forget()  # a power cut took what had been read, or another journal was put there
                 lines = self._read(most)
                 self._stamp = () if self.behind else stamp
         except StorageError as failure:
-            trouble, self.behind = str(failure), False
-        self.lives = owned and self._memory is not None and not is_over(self._memory)
-        self._tell(now, owned=owned, trouble=trouble)
+            self._trouble, self.behind = str(failure), False
+        self.lives = self._owned and self._memory is not None and not is_over(self._memory)
+        self._tell(now)
         return lines
 
-    def show_next_copy(self) -> bool:
-        """Shows one kept checkpoint that is not shown yet; whether there was one."""
+    def show_next_copy(self, now: float) -> bool:
+        """Shows one kept checkpoint that is not shown yet; whether there was one. `now`: seconds since 1970."""
         memory = self._memory
         if memory is None:
             return False
         done = self._copies.show_next(self._store, self._caller, memory, memory.ended_at or self._last_word())
         if done:
             self._told = None  # it counted as a sign of life
+            self._tell(now)
         return done
 
     # -- the journal -------------------------------------------------------------------------------------
@@ -207,10 +211,10 @@ class Followed:
         opened = None if self._memory is None else self._memory.opened_at
         return opened or _born(self.folder.name)
 
-    def _tell(self, now: float, *, owned: bool, trouble: str) -> None:
+    def _tell(self, now: float) -> None:
         """Says where it stands, if that changed or a sign of life is due."""
         memory, contact = self._memory, self._last_word()
-        told = (memory, owned, trouble, self.behind, len(self._damages), self._copies.unshown)
+        told = (memory, self._owned, self._trouble, self.behind, len(self._damages), self._copies.unshown)
         if told == self._told and not (self.lives and now - self._told_at >= _BEAT):
             return
         self._open_by(memory, contact)
@@ -220,9 +224,9 @@ class Followed:
             conditions(
                 self.folder.name,
                 memory,
-                owned=owned,
+                owned=self._owned,
                 contact=contact,
-                trouble=trouble,
+                trouble=self._trouble,
                 behind=self.behind,
                 damages=self._damages,
                 unshown=self._copies.unshown,

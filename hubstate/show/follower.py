@@ -2,13 +2,17 @@
 
 A turn is short, whatever there is to read. The sessions that a process trains come in every turn; the others are read
 when all of them are gone through, the newest first, and a long journal goes to the end of the queue after each piece.
+The kept checkpoints of a session are looked at when all of them are gone through, and when its journal said something
+new: to look at those of thousands of sessions in every turn would keep a processor busy with nothing.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import sqlalchemy
@@ -28,7 +32,7 @@ _LOOK = 20
 
 
 class Follower:
-    """Fills a store from journals. One thread calls `look`; the store may be read meanwhile.
+    """Fills a store from journals. One thread calls `look` and `show_copies`; the store may be read meanwhile.
 
     `places`: the folders of the sessions.
     """
@@ -38,28 +42,45 @@ class Follower:
         self._places = places
         self._known: dict[str, Followed] = {}
         self._queue: deque[str] = deque()
+        #: The sessions whose checkpoints may be others than when they were looked at, in the order of looking.
+        self._due: OrderedDict[str, None] = OrderedDict()
         #: Why the store does not take a session.
         self._unshown: dict[str, str] = {}
         #: Set when everything that the journals said at first is shown.
         self.caught_up = threading.Event()
 
     def look(self, now: float, stop: threading.Event | None = None, *, everything: bool = True) -> bool:
-        """One turn; whether more is left to be shown just now. `now`: seconds since 1970.
+        """One turn of reading; whether more is left to be read just now. `now`: seconds since 1970.
 
         `everything`: when all have been gone through, that begins anew. `stop` ends it early. Raises `StorageError` if
         the store takes nothing. A session that the store does not take is logged, and keeps no other from being shown.
         """
-        stop = stop or threading.Event()
-        try:
+        with _taking():
             if everything and not self._queue:
                 self._list()
-            self._read(now, stop)
-            if self._queue:
-                return True
-            self.caught_up.set()
-            return any(self._known[name].show_next_copy() for name in sorted(self._known, reverse=True))
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            raise StorageError(f"the pages' temporary folder takes nothing: {error}") from error
+            self._read(now, stop or threading.Event())
+        if self._queue:
+            return True
+        self.caught_up.set()
+        return False
+
+    def show_copies(self, now: float, stop: threading.Event | None = None) -> bool:
+        """One turn of checkpoints, which shows one at most; whether more are left to be looked at just now.
+
+        As `look` otherwise.
+        """
+        with _taking():
+            for name in list(islice(self._due, _TURN // _LOOK)):
+                if stop is not None and stop.is_set():
+                    break
+                known = self._known[name]
+                try:
+                    if known.show_next_copy(now):
+                        break  # it may have more of them
+                except Problem as problem:
+                    self._tell(known, problem.message)
+                del self._due[name]
+        return bool(self._due)
 
     def _list(self) -> None:
         """Looks which sessions there are; all of them are to be read."""
@@ -68,6 +89,7 @@ class Follower:
         for name in self._known.keys() - there.keys():
             self._known.pop(name).forget()
             self._unshown.pop(name, None)
+            self._due.pop(name, None)
         for name in sorted(there, reverse=True):
             if name not in self._known:
                 self._known[name] = Followed(self._store, there[name])
@@ -80,9 +102,15 @@ class Follower:
         while self._queue and (live or lines < _TURN) and not stop.is_set():
             name = self._queue.popleft()
             known = self._known[name]
+            if name not in live:
+                self._due.setdefault(name)
             try:
-                lines += _LOOK + known.read_on(now, _TURN)
+                said = known.read_on(now, _TURN)
+                lines += _LOOK + said
                 self._unshown.pop(name, None)
+                if said and (known.lives or name in live):
+                    self._due[name] = None
+                    self._due.move_to_end(name, last=False)  # it is the one that somebody looks at
             except Problem as problem:
                 self._tell(known, problem.message)
             if known.behind:
@@ -95,3 +123,12 @@ class Follower:
         if self._unshown.get(known.folder.name) != reason:
             self._unshown[known.folder.name] = reason
             log("hubstate.show").warning("hubstate.session_unshown", folder=str(known.folder), reason=reason)
+
+
+@contextmanager
+def _taking() -> Iterator[None]:
+    """What the store's database does not take is said in words."""
+    try:
+        yield
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise StorageError(f"the pages' temporary folder takes nothing: {error}") from error

@@ -77,13 +77,16 @@ def _follow(follower: Follower, stop: threading.Event, wall: Callable[[], float]
     looked at all the time.
     """
     failing = False
-    begun, again = 0.0, 0.0
+    begun, again = None, 0.0
     while not stop.is_set():
-        now = time.monotonic()
-        everything = now >= again
-        begun = now if everything else begun
+        everything = time.monotonic() >= again
+        if everything and begun is None:
+            begun = time.monotonic()
         try:
             more = follower.look(wall(), stop, everything=everything)
+            if begun is not None and not more:
+                again, begun = time.monotonic() + max(pause, REST * (time.monotonic() - begun)), None
+            more = more or follower.show_copies(wall(), stop)
         except OSError as failure:
             if not failing:
                 log("hubstate.show").warning("hubstate.sessions_unshown", reason=str(failure))
@@ -94,6 +97,4 @@ def _follow(follower: Follower, stop: threading.Event, wall: Callable[[], float]
             log("hubstate.show").warning("hubstate.sessions_shown_again")
             failing = False
         if not more:
-            if begun >= again:
-                again = time.monotonic() + max(pause, REST * (time.monotonic() - begun))
             stop.wait(pause)

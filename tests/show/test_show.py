@@ -24,6 +24,7 @@ from hubstate.server.mirror import Mirror
 from hubstate.server.running import RunningHub, running
 from hubstate.session import begin
 from hubstate.show import Follower, showing
+from hubstate.show.copies import Copies
 from hubstate.states import Outcome
 from hubstate.wish import Wish
 
@@ -37,7 +38,10 @@ class Pages:
         self.clock = clock
 
     def look(self) -> None:
+        """A whole round, the checkpoints included."""
         while self.follower.look(self.clock.wall()):
+            pass
+        while self.follower.show_copies(self.clock.wall()):
             pass
 
     def get(self, path: str, **more: Any) -> requests.Response:
@@ -655,6 +659,83 @@ def test_what_is_trained_is_looked_at_in_every_turn(pages):
     pages.look()
     assert sorted(pages.names()) == ["late", "live"]
     live.close()
+
+
+def test_checkpoints_that_nothing_was_said_of_are_not_looked_at(pages, monkeypatch):
+    """Between two rounds only the checkpoints of a session whose journal grew are looked at; in a round, those of all."""
+    Path("last.pt").write_bytes(b"weights")
+    for name in ("one", "two"):
+        with hubstate.start(name, mode="offline") as session:
+            session.log({"loss": 1.0})
+            session.save("last.pt")
+    live = hubstate.start("live", mode="offline")
+    live.log({"loss": 1.0}, epoch=0)
+    pages.look()
+    looks: list[str] = []
+    show_next = Copies.show_next
+
+    def counted(self: Copies, store: Mirror, caller: Any, memory: Any, at: float) -> bool:
+        looks.append(memory.name)
+        return show_next(self, store, caller, memory, at)
+
+    def turn() -> list[str]:
+        looks.clear()
+        pages.follower.look(pages.clock.wall(), everything=False)
+        while pages.follower.show_copies(pages.clock.wall()):
+            pass
+        return sorted(set(looks))
+
+    monkeypatch.setattr(Copies, "show_next", counted)
+    assert turn() == []
+    live.save("last.pt", epoch=0)
+    assert turn() == ["live"]
+    assert [file["kind"] for file in pages.model(live.id)["checkpoints"]] == ["last"]
+    assert turn() == []
+    live.close()
+    assert turn() == []
+    pages.look()
+    assert sorted(looks) == ["live", "one", "two"]
+
+
+def test_the_copies_of_an_ended_training_come_in_the_turn_that_sees_its_end(pages):
+    """A training that ends between two rounds shows its final checkpoint without another one."""
+    Path("last.pt").write_bytes(b"weights")
+    with hubstate.start("live", mode="offline") as session:
+        session.log({"loss": 1.0})
+        pages.look()
+        session.save("last.pt", kind="final")
+    pages.follower.look(pages.clock.wall(), everything=False)
+    while pages.follower.show_copies(pages.clock.wall()):
+        pass
+    assert "final" in [file["kind"] for file in pages.model(session.id)["checkpoints"]]
+
+
+def test_checkpoints_are_shown_without_looking_for_sessions_anew(monkeypatch):
+    """However many checkpoints there are to be shown at first, the sessions are looked for once meanwhile."""
+    Path("last.pt").write_bytes(b"weights")
+    for name in ("one", "two", "three"):
+        with hubstate.start(name, mode="offline") as session:
+            session.log({"loss": 1.0})
+            session.save("last.pt")
+    found = settings.resolve()
+    rounds, shown = [], []
+    all_shown = threading.Event()
+    take = calls.take_upload
+
+    def counted(*arguments: Any) -> Any:
+        shown.append(take(*arguments))
+        if len(shown) == 3:
+            all_shown.set()
+        return shown[-1]
+
+    def places() -> list[Path]:
+        rounds.append(1)
+        return overview.folders(found)
+
+    monkeypatch.setattr("hubstate.show.copies.calls.take_upload", counted)
+    with showing(places, pause=3_600):
+        assert all_shown.wait(60)
+    assert len(rounds) == 1
 
 
 def test_a_finished_training_that_waits_is_found_as_done(pages):
