@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from hubstate.proof.witness import Broken
 from hubstate.proof.world import World
 from hubstate.server import models, schema
 from hubstate.server.answers import Answer, Caller, Problem
+from hubstate.server.downloads import open_file
 from hubstate.server.keys import DEFAULT_OWNER
 from hubstate.states import TERMINAL_STATES, CheckpointKind
 
@@ -256,7 +258,9 @@ def _same_files(folder: Path, ledger: Ledger, there: _AtHub, house: House) -> No
     known = set(ledger.files.values())
     there_are: dict[str, str] = {}
     for kind, file in there.files.items():
-        path = models.file_of(house.store, folder.name, file["sha256"], kind)
+        opened = open_file(house.store, folder.name, file["sha256"], kind)
+        os.close(opened.fd)
+        path = opened.path
         there_are[kind] = fingerprint(_contents(path))
         if hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"] or there_are[kind] not in known:
             raise Broken(f"the {kind} file of {folder.name} at the hub is none that a trainer saved")

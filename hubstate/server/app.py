@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -25,6 +25,7 @@ from hubstate.log import log
 from hubstate.server import calls, models, signing, tus
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.checkpoints import ending_of
+from hubstate.server.downloads import Download, open_file
 from hubstate.server.mirror import Looking
 from hubstate.server.openapi import describe_calls
 from hubstate.server.pages import add_pages, page_of_problem, wants_page
@@ -256,14 +257,13 @@ def _add_files(app: FastAPI, wiring: Wiring) -> None:
         kind = name.partition(".")[0].partition("-")[0]
         if not signing.file_allowed(store.secret, model, kind, sha256, until, signature, wiring.wall()):
             raise Problem(403, "bad_signature", "this address is not signed by this hub, or it is too old")
-        path = await run_in_threadpool(models.file_of, store, model, sha256, kind)
+        opened = await run_in_threadpool(open_file, store, model, sha256, kind)
         headers = {
             "Repr-Digest": models.digest_header(sha256),
             "Cache-Control": "private, max-age=86400",
             "X-Content-Type-Options": "nosniff",
         }
-        shown = f"{model}-{kind}{ending_of(path.name)}"
-        return FileResponse(path, headers=headers, media_type="application/octet-stream", filename=shown)
+        return Download(opened, headers, f"{model}-{kind}{ending_of(opened.path.name)}")
 
 
 # -- refusals --------------------------------------------------------------------------------------------

@@ -9,17 +9,14 @@ import base64
 import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select, update
 
-from hubstate.log import log
 from hubstate.server import rows as rows_room
 from hubstate.server import schema, sessions
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import json_object
-from hubstate.server.checkpoints import damage_of, stored
 from hubstate.server.describe import model_of, summary_of
 from hubstate.server.sessions import about
 from hubstate.server.store import Store
@@ -28,7 +25,6 @@ __all__ = [
     "ask_to_stop",
     "delete_model",
     "digest_header",
-    "file_of",
     "get_metrics",
     "get_model",
     "list_models",
@@ -128,24 +124,6 @@ def get_metrics(store: Store, caller: Caller, model: str, attempt: str, _now: fl
                 raise Problem(422, "invalid", "attempt is a number or 'all'")
             every = [row for row in every if row["attempt"] == int(attempt)]
         return about(session, caller, every)
-
-
-def file_of(store: Store, model: str, sha256: str, kind: str) -> Path:
-    """The stored file. Raises `Problem` 404 if it was replaced or removed, 410 if the hub's disk lost or spoilt it."""
-    with store.database.reading() as connection:
-        found = stored(connection, model).get(kind)
-    if found is None or found["sha256"] != sha256:
-        raise Problem(404, "not_found", "this file is not here any more: ask for its address again")
-    path = store.file_of(model, found["file"])
-    damage = damage_of(path, found["size"])
-    if damage is not None:
-        log("hubstate.server").error("hubstate.hub_file_damaged", session=model, kind=kind, damage=damage)
-        raise Problem(
-            410,
-            f"file_{damage}",
-            f"this file is {damage} on the hub's disk: its owner may restore it from a backup",
-        )
-    return path
 
 
 def digest_header(sha256: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,9 @@ from hypothesis import strategies as st
 
 from hubstate.clock import VirtualClock
 from hubstate.server.answers import Problem
+from hubstate.server.downloads import Download, open_file
 from hubstate.server.running import RunningHub, running
+from hubstate.server.store import Store
 from hubstate.server.uploads import Receiver, digest_of_header
 
 
@@ -95,6 +98,88 @@ def test_an_address_answers_only_as_it_was_signed(client: Client, clock: Virtual
     url = client.model()["checkpoints"][0]["url"]
     clock.advance(7 * 86400 + 2)
     assert requests.get(url, timeout=30).status_code == 403
+
+
+class Hasty(Store):
+    """A store in which something happens between the look at the database and that at the disk."""
+
+    def __init__(self, data_dir: Path, then: Callable[[], object]) -> None:
+        super().__init__(data_dir)
+        self._then = [then]
+
+    def file_of(self, session: str, name: str) -> Path:
+        while self._then:
+            self._then.pop()()
+        return super().file_of(session, name)
+
+
+@pytest.mark.parametrize("what", ["replaced", "deleted"])
+def test_a_file_that_goes_just_then_is_not_called_lost(client: Client, data_dir: Path, what: str) -> None:
+    """A file that is taken away while somebody asks for it is not here any more; nothing is wrong with the hub's disk."""
+    client.open()
+    client.upload(b"one", epoch=1)
+    goes: dict[str, Callable[[], object]] = {
+        "replaced": lambda: client.upload(b"two", epoch=2),
+        "deleted": lambda: client.http.delete(f"{client.url}/v1/models/S1?hard=True", timeout=30),
+    }
+    store = Hasty(data_dir, goes[what])
+    try:
+        with pytest.raises(Problem) as told:
+            open_file(store, "S1", sha(b"one"), "last")
+        assert (told.value.status, told.value.short) == (404, "not_found")
+    finally:
+        store.close()
+
+
+def test_a_hidden_sessions_files_are_not_given(client: Client) -> None:
+    """An address that was given out before its session was deleted answers as one of a file that is gone."""
+    client.open()
+    client.upload(b"one", epoch=1)
+    url = client.model()["checkpoints"][0]["url"]
+    client.http.delete(f"{client.url}/v1/models/S1", timeout=30)
+    assert requests.get(url, timeout=30).status_code == 404
+
+
+def test_a_file_that_comes_once_more_just_then_is_given(client: Client, data_dir: Path) -> None:
+    """The disk lost it and its sender sends it again at that moment: whoever asks gets the new copy."""
+    client.open()
+    client.upload(b"one", epoch=1)
+    (lost,) = (data_dir / "files" / "S1").iterdir()
+    lost.unlink()
+    store = Hasty(data_dir, lambda: client.upload(b"one", epoch=1))
+    try:
+        opened = open_file(store, "S1", sha(b"one"), "last")
+        assert os.read(opened.fd, 10) == b"one"
+        os.close(opened.fd)
+    finally:
+        store.close()
+
+
+def test_what_is_being_fetched_comes_whole(client: Client, data_dir: Path) -> None:
+    """A file that is removed once its answer was decided is sent to its end all the same, and let go of then."""
+    client.open()
+    client.upload(b"x" * 200_000)
+    store = Store(data_dir)
+    try:
+        opened = open_file(store, "S1", sha(b"x" * 200_000), "last")
+    finally:
+        store.close()
+    answer = Download(opened, {}, "S1.pt")
+    client.http.delete(f"{client.url}/v1/models/S1?hard=True", timeout=30)
+    assert not opened.path.exists()
+    sent: list[Any] = []
+
+    async def take(message: Any) -> None:
+        sent.append(message)
+
+    async def nothing() -> Any:
+        raise AssertionError("nothing more is read of the request")
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}, "method": "GET", "headers": []}
+    asyncio.run(answer(scope, nothing, take))
+    assert b"".join(message["body"] for message in sent[1:]) == b"x" * 200_000
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened.fd)
 
 
 @pytest.mark.promise("P7")
