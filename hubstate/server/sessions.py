@@ -260,6 +260,9 @@ def new_attempt(
             "reason": "",
             "stop": None,
             "ended_at": None,
+            # Both are of the attempt before: more rows come now than it told of.
+            "waiting": None,
+            "rows_told": None,
             # Someone deleted it, and the training goes on: what is learnt from here on is not thrown away.
             "deleted_at": None,
             "own": own,

@@ -317,6 +317,20 @@ def test_the_next_attempt_begins_anew(client: Client) -> None:
     assert attempts == [(1, "aborted", "interrupted", 0), (2, "session_created", "running", 4)]
 
 
+def test_the_next_attempt_is_not_measured_by_the_last_ones_rows(client: Client) -> None:
+    """How many rows there are was said of the attempt that ended: nobody reads "delivered 3 of 2" while the next trains."""
+    client.open()
+    client.rows([row(0, a=1), row(1, a=1)])
+    client.end(state="aborted", outcome="failed", reason="boom", rows=2)
+    assert client.model()["summary"] == "aborted: boom, delivered 2 of 2"
+    client.open(attempt=2, first_epoch=2)
+    client.rows([{**row(2, a=1), "attempt": 2}])
+    told = client.model()
+    assert (told["summary"], told["rows_told"], told["waiting"]) == ("running, 3 rows here", None, None)
+    client.end(attempt=2, rows=3)
+    assert client.model()["summary"] == "finished, delivered 3 of 3"
+
+
 @pytest.mark.promise("C11")
 def test_an_attempt_without_a_last_word_is_unknown_once_the_next_began(client: Client) -> None:
     """What became of an attempt whose process died is told as unknown, neither as running nor as failed."""

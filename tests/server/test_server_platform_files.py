@@ -76,6 +76,19 @@ def test_the_end_names_the_final_file(run: Callback) -> None:
     assert requests.get(files[0]["downloadUrl"], timeout=30).content == weights(b"b")
 
 
+def test_an_end_that_overtakes_its_file_names_it_all_the_same(run: Callback) -> None:
+    """The end came first, the word that its file counts after it, twice: that file is the final one."""
+    run.upload(weights(b"a"))
+    address = run.address()
+    run.put(address, weights(b"b"))
+    run.complete(address["gcsPath"])
+    assert set(stored(run)) == {"best"}
+    run.saved(address)
+    run.saved(address)
+    assert stored(run) == {"best": weights(b"b"), "final": weights(b"b")}
+    assert (run.look()["status"], run.look()["state"]) == ("trained", "done")
+
+
 def test_an_end_without_a_file_is_an_end_without_a_final_one(run: Callback) -> None:
     """Where the last upload failed, the client says so by naming none: what was stored before stays the best one."""
     run.upload(weights())

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from hubstate.events import Abort
 from hubstate.server import derive, sessions
@@ -89,20 +90,43 @@ def _training_failed(heard: Heard) -> list[Path]:
 def _training_complete(heard: Heard) -> list[Path]:
     """The training is over, and the file that it names is its final one. Nothing more has to come."""
     keep(heard, "training_complete")
-    results = heard.data.get("results")
-    results = results if isinstance(results, dict) else {}
-    epoch = words.whole(results.get("bestEpoch"))
-    fitness = rows_room.number(results.get("bestFitness"))[0]
-    changes = {"at": heard.now, "attempt": heard.attempt, "fitness": fitness}
-    sha256 = digest_of_saved(heard, results.get("modelPath"))
-    gone: list[Path] = []
-    if sha256 is not None and heard.attempt == heard.session["attempt"]:
-        named_epoch = {} if epoch is None else {"epoch": epoch}
-        gone = name_final(heard.store, heard.connection, heard.model, sha256, {**changes, **named_epoch})
+    gone = _named_final(heard, heard.data)
     outcome = Outcome.STOPPED if _was_stopped(heard) else Outcome.FINISHED
     events = derive.ended(heard.now, State.DONE, outcome, "")
     sessions.hear(heard.connection, heard.session, heard.attempt, events, heard.now)
     return gone
+
+
+def _checkpoint_saved(heard: Heard) -> list[Path]:
+    """A file counts. Where the end that names it overtook it, it is the final one as soon as it is here."""
+    gone = checkpoint_saved(heard)
+    query = select(said.c.data).where(
+        said.c.session == heard.model,
+        said.c.attempt == heard.attempt,
+        said.c.event == "training_complete",
+    )
+    for end in heard.connection.execute(query.order_by(said.c.id)).scalars():
+        if _results(end).get("modelPath") == heard.data.get("modelPath"):
+            gone += _named_final(heard, end)
+    return gone
+
+
+def _named_final(heard: Heard, end: dict[str, Any]) -> list[Path]:
+    """Makes the file that an end names the final one, if it is here; tells which files nothing names now."""
+    results = _results(end)
+    sha256 = digest_of_saved(heard, results.get("modelPath"))
+    if sha256 is None or heard.attempt != heard.session["attempt"]:
+        return []
+    epoch = words.whole(results.get("bestEpoch"))
+    fitness = rows_room.number(results.get("bestFitness"))[0]
+    changes = {"at": heard.now, "attempt": heard.attempt, "fitness": fitness}
+    named_epoch = {} if epoch is None else {"epoch": epoch}
+    return name_final(heard.store, heard.connection, heard.model, sha256, {**changes, **named_epoch})
+
+
+def _results(end: dict[str, Any]) -> dict[str, Any]:
+    results = end.get("results")
+    return results if isinstance(results, dict) else {}
 
 
 def _was_stopped(heard: Heard) -> bool:
@@ -115,7 +139,7 @@ def _was_stopped(heard: Heard) -> bool:
 EVENTS: dict[str, Callable[[Heard], list[Path]]] = {
     "epoch_end": _epoch_end,
     "console_output": _console_output,
-    "checkpoint_saved": checkpoint_saved,
+    "checkpoint_saved": _checkpoint_saved,
     "training_complete": _training_complete,
     "training_progress": _training_progress,
     "training_failed": _training_failed,
