@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from hubstate.errors import StorageError
 from hubstate.server.migrations import bring_up_to_date
 
-__all__ = ["Database", "bare"]
+__all__ = ["Database", "bare", "not_taken"]
 
 #: How long a write waits for another process to end its own (seconds).
 _PATIENCE = 30.0
@@ -73,8 +73,8 @@ class Database:
         try:
             with self._writing, self._kept() as connection, connection.begin():
                 yield connection
-        except sqlite3.OperationalError as error:  # of a statement that went past SQLAlchemy
-            raise sqlalchemy.exc.OperationalError(None, None, error) from error
+        except sqlite3.DatabaseError as error:  # of a statement that went past SQLAlchemy
+            raise not_taken(error) from error
 
     @contextmanager
     def _kept(self) -> Iterator[Connection]:
@@ -99,8 +99,8 @@ class Database:
                         self._path, timeout=_LOOK_PATIENCE, isolation_level=None, check_same_thread=False
                     )
                 return self._looker.execute(query, values).fetchall()
-            except sqlite3.OperationalError as error:
-                raise sqlalchemy.exc.OperationalError(query, None, error) from error
+            except sqlite3.DatabaseError as error:
+                raise not_taken(error) from error
 
     def empty_log(self) -> None:
         """Moves what was committed from the write-ahead log to its place, so that the log begins anew.
@@ -129,6 +129,18 @@ class Database:
         self._writer.dispose()
 
 
+def not_taken(error: sqlite3.DatabaseError) -> sqlalchemy.exc.DatabaseError:
+    """The error as SQLAlchemy would have said it. A damaged file is the disk's matter, like a full one, and no accident."""
+    of_the_disk = isinstance(error, sqlite3.OperationalError) or _is_damage(error)
+    kind = sqlalchemy.exc.OperationalError if of_the_disk else sqlalchemy.exc.DatabaseError
+    return kind(None, None, error)
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether the file is not what it should be."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
 def bare(connection: Connection) -> sqlite3.Connection:
     """What lies below `connection`, in the same transaction: for the few statements that have to be quick."""
     return cast("sqlite3.Connection", connection.connection.driver_connection)
@@ -142,7 +154,15 @@ def _engine(
     )
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    event.listen(engine, "handle_error", _tell_damage)
     return engine
+
+
+def _tell_damage(context: sqlalchemy.ExceptionContext) -> None:
+    """Makes of a damaged file what a full disk is: whatever expects the one expects the other."""
+    error = context.original_exception
+    if _is_damage(error) and not isinstance(context.sqlalchemy_exception, sqlalchemy.exc.OperationalError):
+        raise sqlalchemy.exc.OperationalError(context.statement, None, error)
 
 
 def _on_connect(connection: object, _record: object) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 
 from hubstate.log import log
 from hubstate.server.answers import Answer, Problem
-from hubstate.server.database import Database, bare
+from hubstate.server.database import Database, bare, not_taken
 
 __all__ = ["Work", "Writer"]
 
@@ -119,7 +119,7 @@ class Writer:
             self._tidy.clear()
             try:
                 self._database.empty_log()
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 log("hubstate.server").error("hubstate.hub_log_not_emptied", reason=str(error))
 
     def _written(self, jobs: list[_Job]) -> list[Answer | Exception]:
@@ -147,9 +147,7 @@ def _attempt(connection: Connection, work: Work) -> Answer | Exception:
             raise sqlalchemy.exc.OperationalError(None, None, error) from error
         database.execute("ROLLBACK TO work")
         database.execute("RELEASE work")
-        if isinstance(error, sqlite3.OperationalError):
-            return sqlalchemy.exc.OperationalError(None, None, error)
-        return error
+        return not_taken(error) if isinstance(error, sqlite3.DatabaseError) else error
     database.execute("RELEASE work")
     return answer
 

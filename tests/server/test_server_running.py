@@ -6,10 +6,12 @@ import errno
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,38 @@ def test_a_folder_that_vanished_is_told_in_json(data_dir: Path) -> None:
         assert (answer.status_code, answer.json()["error"]) == (503, "storage_failing")
         assert "No such file" in answer.json()["message"]
         client.http.close()
+
+
+def _spoil(database: Path, table: str) -> None:
+    """Overwrites the first page of a table, as a dying disk would."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))
+        ((size,),) = connection.execute("PRAGMA page_size")
+    with database.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("table", ["keys", "sessions", "rows"])
+def test_a_database_that_is_damaged_meanwhile_is_told_in_json(
+    data_dir: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """503 `storage_failing` with the reason, in the log too, and never an accident; no key is called wrong for it."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+        client.rows([row(0, a=1)])
+        _spoil(data_dir / "hub.sqlite", table)
+        posts = client.rows([row(1, a=1)]), client.rows([row(2, a=1)])
+        for answer in (*posts, client.get("/v1/models/S1/metrics")):
+            assert (answer.status_code, answer.json()["error"]) == (503, "storage_failing")
+            assert "malformed" in answer.json()["message"]
+        assert client.post("/v1/auth").json()["success"] is True
+        client.http.close()
+    told = capsys.readouterr().err
+    assert "database disk image is malformed" in told
+    assert "Traceback" not in told
 
 
 def test_an_accident_is_answered_in_json(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
