@@ -7,6 +7,9 @@ const PARTS = 500;
 // A chart that grew to so many points is fetched anew, thinned out.
 const MOST_POINTS = 4 * PARTS;
 const ZOOM = 1.6;
+// What could not be fetched is asked for again, each time after twice as long.
+const AGAIN_MS = 1000;
+const LONGEST_MS = 30_000;
 
 function style(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -49,6 +52,9 @@ export class Tools {
     this.charts = charts;
     this.smoothing = 0;
     this.log = false;
+    this.waiting = new Set(); // charts that could not be fetched
+    this.failures = 0; // in a row
+    this.timer = null;
     this.search = document.getElementById("metric-filter");
     const slider = document.getElementById("smoothing");
     const log = document.getElementById("log-scale");
@@ -81,6 +87,17 @@ export class Tools {
         if (isIntersecting) this.find(target)?.see();
       }
     }, { rootMargin: "300px" });
+  }
+
+  // All of them together, so that they can be asked for at once.
+  tryAgain(chart) {
+    this.waiting.add(chart);
+    if (this.timer !== null) return;
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      for (const one of [...this.waiting]) one.fetchWhole();
+    }, Math.min(LONGEST_MS, AGAIN_MS * 2 ** this.failures));
+    this.failures += 1;
   }
 
   find(figure) {
@@ -116,12 +133,15 @@ export class Chart {
     this.drawn = null;
     this.loading = null;
     this.missed = []; // what came while the whole was being fetched
+    this.closed = false;
     figure.addEventListener("keydown", (event) => this.onKey(event));
     tools.sights.observe(figure);
     tools.sizes.observe(figure);
   }
 
   close() {
+    this.closed = true;
+    this.tools.waiting.delete(this);
     this.tools.sights.unobserve(this.figure);
     this.tools.sizes.unobserve(this.figure);
     this.drawn?.destroy();
@@ -135,21 +155,38 @@ export class Chart {
   }
 
   fetchWhole() {
+    this.tools.waiting.delete(this);
     this.missed = [];
     this.loading = this.load(null, null, PARTS).then(
       (whole) => {
         this.loading = null;
-        delete this.figure.dataset.failed;
+        this.tools.failures = 0;
+        this.tell("");
         this.whole = whole;
         for (const tail of this.missed.splice(0)) this.add(tail);
         this.draw();
       },
       (failure) => {
         this.loading = null;
-        this.figure.dataset.failed = failure.message;
+        if (this.closed) return;
+        this.tell(`These points could not be fetched: ${failure.message}. It is tried again.`);
+        this.tools.tryAgain(this);
       },
     );
     return this.loading;
+  }
+
+  // Tells in the chart what went wrong; nothing: that all is well.
+  tell(wrong) {
+    this.figure.toggleAttribute("data-failed", wrong !== "");
+    this.trouble?.remove();
+    this.trouble = null;
+    if (!wrong) return;
+    this.trouble = document.createElement("p");
+    this.trouble.className = "trouble";
+    this.trouble.setAttribute("role", "status");
+    this.trouble.textContent = wrong;
+    this.plot.append(this.trouble);
   }
 
   // New points, with the attempt of each. What was fetched may hold the first of them already.
@@ -161,7 +198,7 @@ export class Chart {
     if (!this.whole) return;
     this.add(tail);
     // One fetch at a time: what comes meanwhile is kept for that one alone.
-    if (!this.loading && this.whole.lines.some((line) => line.x.length > MOST_POINTS)) this.fetchWhole();
+    if (!this.loading && !this.tools.waiting.has(this) && this.whole.lines.some((line) => line.x.length > MOST_POINTS)) this.fetchWhole();
     else this.draw();
   }
 
@@ -191,17 +228,20 @@ export class Chart {
   zoom(range) {
     this.range = range;
     this.close_ = null;
+    if (this.whole && !this.tools.waiting.has(this)) this.tell("");
     this.draw();
     if (range && this.whole?.thinned) {
       this.load(range[0], range[1], PARTS).then(
         (close) => {
           if (this.range !== range) return;
-          delete this.figure.dataset.failed;
+          this.tell("");
           this.close_ = close;
           this.draw();
         },
         (failure) => {
-          this.figure.dataset.failed = failure.message; // what is there stays, only less fine
+          if (this.range !== range) return;
+          // What is there stays, only less fine.
+          this.tell(`The finer points could not be fetched: ${failure.message}. Zoom again.`);
         },
       );
     }
@@ -314,7 +354,8 @@ export class Chart {
         y: false,
         points: { size: 6, show: !this.many || series.length < 12 },
         drag: { x: true, y: false, setScale: false },
-        sync: { key: `charts-${this.over}`, setSeries: false },
+        // The others show the same place on the axis; what is dragged over is this chart's alone.
+        sync: { key: `charts-${this.over}`, setSeries: false, filters: { pub: isNoDrag } },
         bind: { dblclick: () => () => this.zoom(null) },
         // In several lines together most have no point at just this x: the nearest one is meant.
         dataIdx: (u, n, at) => (n === 0 ? at : nearest(u, n, at)),
@@ -375,6 +416,10 @@ export class Chart {
     }));
     this.tip.classList.toggle("left", u.cursor.left > u.width / 2);
   }
+}
+
+function isNoDrag(kind) {
+  return kind !== "mousedown" && kind !== "mouseup";
 }
 
 // The point of a line that is nearest to a place on the axis; none where the line does not reach it.
