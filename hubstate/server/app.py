@@ -296,7 +296,7 @@ def _add_refusals(app: FastAPI, wiring: Wiring) -> None:
         log("hubstate.server").error("hubstate.hub_storage_failed", reason=str(error))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         status, short = (507, "storage_full") if full else (503, "storage_failing")
-        reason = error.strerror or "unknown"
+        reason = error.strerror or "the hub's log tells more"
         return refuse(
             request, Problem(status, short, f"the hub's disk did not take it: {reason}; try again later")
         )

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, insert, select, update
 from hubstate.errors import UsageError
 from hubstate.server.database import Database
 from hubstate.server.schema import keys
-from hubstate.server.store import Store
+from hubstate.server.store import using
 
 __all__ = ["DEFAULT_OWNER", "Key", "Ring", "create", "listed", "recognise", "revoke", "ring"]
 
@@ -43,48 +43,32 @@ def create(
 ) -> str:
     """Makes a key for the hub in `data_dir`, and that hub if there is none; the key cannot be shown again.
 
-    Raises `UsageError` for a name that a living key has, or that is empty or too long.
+    Raises `UsageError` for a name that a living key has, or that is empty or too long, and `StorageError` as `Store` does.
     """
     if not name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
         raise UsageError(f"a key's name has 1 to {_NAME_LENGTH} printable characters")
-    store = Store(data_dir)
-    try:
-        with store.database.writing() as connection:
-            if _living(connection, name) is not None:
-                raise UsageError(
-                    f"a key named {name!r} exists: choose another name, or revoke that one first"
-                )
-            key = f"ul_{secrets.token_hex(20)}"
-            connection.execute(
-                insert(keys).values(name=name, owner=owner, hash=_hash(key), created_at=wall())
-            )
-            return key
-    finally:
-        store.close()
+    with using(data_dir) as store, store.database.writing() as connection:
+        if _living(connection, name) is not None:
+            raise UsageError(f"a key named {name!r} exists: choose another name, or revoke that one first")
+        key = f"ul_{secrets.token_hex(20)}"
+        connection.execute(insert(keys).values(name=name, owner=owner, hash=_hash(key), created_at=wall()))
+    return key
 
 
 def listed(data_dir: Path) -> list[Key]:
     """All keys of the hub in `data_dir`, oldest first, revoked ones included. Raises `UsageError` if there is no hub."""
-    store = Store(data_dir, make=False)
-    try:
-        with store.database.reading() as connection:
-            query = select(keys.c.id, keys.c.name, keys.c.owner, keys.c.created_at, keys.c.revoked_at)
-            return [Key(*row) for row in connection.execute(query.order_by(keys.c.id))]
-    finally:
-        store.close()
+    with using(data_dir, make=False) as store, store.database.reading() as connection:
+        query = select(keys.c.id, keys.c.name, keys.c.owner, keys.c.created_at, keys.c.revoked_at)
+        return [Key(*row) for row in connection.execute(query.order_by(keys.c.id))]
 
 
 def revoke(data_dir: Path, name: str, *, wall: Callable[[], float] = time.time) -> None:
     """Ends the living key of that name. Raises `UsageError` if there is none, or no hub."""
-    store = Store(data_dir, make=False)
-    try:
-        with store.database.writing() as connection:
-            found = _living(connection, name)
-            if found is None:
-                raise UsageError(f"no living key is named {name!r}: see `hubstate keys list`")
-            connection.execute(update(keys).where(keys.c.id == found).values(revoked_at=wall()))
-    finally:
-        store.close()
+    with using(data_dir, make=False) as store, store.database.writing() as connection:
+        found = _living(connection, name)
+        if found is None:
+            raise UsageError(f"no living key is named {name!r}: see `hubstate keys list`")
+        connection.execute(update(keys).where(keys.c.id == found).values(revoked_at=wall()))
 
 
 class Ring:

@@ -30,7 +30,7 @@ from hubstate.server.chores import Chore, doing
 from hubstate.server.notify import Notifier, forget_webhook, target_of
 from hubstate.server.retention import Retention
 from hubstate.server.shells import Wiring
-from hubstate.server.store import UPLOAD_LIMIT, Store
+from hubstate.server.store import UPLOAD_LIMIT, Store, told
 from hubstate.server.terms import Terms
 
 __all__ = ["RunningHub", "running", "serve"]
@@ -128,10 +128,11 @@ def _prepared(
         stack.callback(
             store.close
         )  # else before the lock is let go: whoever takes it then has the folder for itself
-        store.sweep()
-        store.resumables.sweep(wall())
-        store.objects.sweep(wall())
-        _check_open_to(host, public_url, keys_made=keys.ring(store.database).any_made)
+        with told(store):
+            store.sweep()
+            store.resumables.sweep(wall())
+            store.objects.sweep(wall())
+            _check_open_to(host, public_url, keys_made=keys.ring(store.database).any_made)
         listening = stack.enter_context(_listening(host, port))
         taken = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
@@ -160,7 +161,8 @@ def _chores(store: Store, base: str) -> Iterator[list[Chore]]:
     if store.terms.keep_days is not None or store.terms.keep_last_days is not None:
         chores.append(Retention(store))
     if store.terms.notify is None:
-        forget_webhook(store.database)
+        with told(store):
+            forget_webhook(store.database)
         yield chores
         return
     notifier = Notifier(store.database, target_of(store.terms.notify), base.rstrip("/"))

@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import select
 
 from hubstate.errors import StorageError, UsageError
@@ -24,7 +27,7 @@ from hubstate.server.schema import checkpoints
 from hubstate.server.terms import Terms
 from hubstate.server.writer import Writer
 
-__all__ = ["UPLOAD_LIMIT", "Store"]
+__all__ = ["UPLOAD_LIMIT", "Store", "told", "using"]
 
 #: The biggest upload in bytes, if nothing else is said.
 UPLOAD_LIMIT = 50 * 1024**3
@@ -69,10 +72,21 @@ class Store:
             raise  # it says already what is wrong, and it is an OSError too
         except OSError as error:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
+        if self._is_headless(database):
+            raise StorageError(
+                f"{self.files} holds checkpoints, and the database {database} that knows them is missing: restore a "
+                f"backup into a new folder, or move {self.files} away"
+            )
         self.resumables = Resumables(self.incoming)
         self.objects = Objects(self.incoming / "objects")
         self.database = Database(database, lasting=not self.read_only)
         self.writer = Writer(self.database)
+
+    def _is_headless(self, database: Path) -> bool:
+        """Whether a new database would take all that lies here for left over, and sweep it away."""
+        if database.is_file() and database.stat().st_size > 0:
+            return False
+        return any(_checkpoint_files(folder) for folder in self.files.iterdir() if folder.is_dir())
 
     def file_of(self, session: str, name: str) -> Path:
         """Where a promoted file lies."""
@@ -97,7 +111,7 @@ class Store:
         for folder in self.files.iterdir():
             if folder.is_symlink() or not folder.is_dir():
                 continue
-            for file in (*_plain_files(folder, "*.pt"), *_plain_files(folder, "*.tar")):
+            for file in _checkpoint_files(folder):
                 if (folder.name, file.name) not in named:
                     file.unlink()
 
@@ -105,6 +119,35 @@ class Store:
         """Ends what is being written, and lets go of the database."""
         self.writer.close()
         self.database.close()
+
+
+@contextmanager
+def using(data_dir: Path, *, make: bool = True) -> Iterator[Store]:
+    """The store of a folder while the block lasts, beside a hub that may run over it. Raises as `Store` does.
+
+    What its database does not take within the block is a `StorageError`, too.
+    """
+    store = Store(data_dir, make=make)
+    try:
+        with told(store):
+            yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def told(store: Store) -> Iterator[None]:
+    """What the database of the store does not take within the block is a `StorageError` that names it."""
+    try:
+        yield
+    except sqlalchemy.exc.OperationalError as error:
+        raise StorageError(
+            f"cannot use the hub's database {store.data_dir / 'hub.sqlite'}: {error.orig}"
+        ) from error
+
+
+def _checkpoint_files(folder: Path) -> list[Path]:
+    return [*_plain_files(folder, "*.pt"), *_plain_files(folder, "*.tar")]
 
 
 def _plain_files(folder: Path, names: str) -> list[Path]:
@@ -116,11 +159,11 @@ def _secret(path: Path) -> bytes:
     if not path.exists():
         making = path.with_name(f".secret-{secrets.token_hex(8)}")
         fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(_SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
         try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
             os.link(making, path)
         except FileExistsError:
             pass

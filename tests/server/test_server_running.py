@@ -18,6 +18,7 @@ import pytest
 from hub_client import Client, row
 
 from hubstate.errors import StorageError, UsageError
+from hubstate.server import keys
 from hubstate.server.running import running
 from hubstate.server.store import Store
 from hubstate.server.terms import Terms
@@ -116,6 +117,48 @@ def test_a_damaged_database_is_told(data_dir: Path) -> None:
     (data_dir / "hub.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError, match=r"hub\.sqlite"), running(data_dir):
         pass
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_checkpoints_without_their_database_are_left_alone(data_dir: Path, how: str) -> None:
+    """Where the database was lost no hub begins anew over the files, which it would sweep away: it names both."""
+    with running(data_dir) as hub:
+        client = Client(hub.url)
+        client.open()
+        client.upload(b"weeks of work")
+        client.http.close()
+    (data_dir / "hub.sqlite").unlink()
+    if how == "empty":
+        (data_dir / "hub.sqlite").touch()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"files holds checkpoints, and .*hub\.sqlite .* is missing"):
+            Store(data_dir)
+    (kept,) = (data_dir / "files" / "S1").iterdir()
+    assert kept.read_bytes() == b"weeks of work"
+
+
+@pytest.mark.parametrize("table", ["keys", "checkpoints", "sqlite_autoindex_marks_1"])
+def test_a_database_that_is_damaged_inside_is_told(data_dir: Path, table: str) -> None:
+    """What a hub needs to begin cannot be read: an error that names the database, also for who looks after its keys."""
+    keys.create(data_dir, "first")
+    _spoil(data_dir / "hub.sqlite", table)
+    with pytest.raises(StorageError, match=r"hub\.sqlite.*malformed"), running(data_dir):
+        pass
+    if table == "keys":
+        with pytest.raises(StorageError, match=r"hub\.sqlite.*malformed"):
+            keys.listed(data_dir)
+
+
+def test_a_secret_that_finds_no_room_leaves_nothing(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new hub on a full disk is refused, and each further try leaves no file either."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hubstate.server.store.os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        Store(data_dir)
+    assert sorted(path.name for path in data_dir.iterdir()) == ["files", "incoming"]
 
 
 def test_a_damaged_secret_is_told(data_dir: Path) -> None:

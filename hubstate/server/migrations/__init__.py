@@ -86,11 +86,14 @@ def _copy(path: Path, target: Path) -> None:
     making = target.with_name(f".{target.name}.part")
     making.unlink(missing_ok=True)
     os.close(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(making)) as copy:
-        source.backup(copy)
-    with making.open("rb") as file:
-        os.fsync(file.fileno())
-    making.replace(target)
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(making)) as copy:
+            source.backup(copy)
+        with making.open("rb") as file:
+            os.fsync(file.fileno())
+        making.replace(target)
+    finally:
+        making.unlink(missing_ok=True)  # where the disk had no room for it, it takes none
 
 
 def _run_steps(connection: Connection) -> None:
