@@ -7,6 +7,7 @@ redirected POST into a GET and believes that it was a success.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -73,6 +74,7 @@ def build(wiring: Wiring) -> FastAPI:
     within: _Application = app.build_middleware_stack()
     if not wiring.store.read_only:
         within = _Quick(app, within, post_rows)
+    within = _Cut(within)
     # Around all that answers, accidents included, which what is added as middleware never sees.
     counted = Counting(Rates(within, wiring.store.terms.rate_limit, wiring.wall), counts)
     app.middleware_stack = _OneSlash(counted)
@@ -89,6 +91,31 @@ class _OneSlash:
         if scope["type"] == "http" and scope["path"].startswith("//"):
             scope = {**scope, "path": "/" + scope["path"].lstrip("/")}
         await self._app(scope, receive, send)
+
+
+class _Cut:
+    """A request that is cut off, because the time that a stop gives it is over, is told so: nothing of it was taken."""
+
+    def __init__(self, app: _Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        begun = False
+
+        async def noting(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if begun:
+                return  # the web server closes the connection, and whoever reads misses the rest
+            cut = Problem(
+                503, "busy", "this hub stopped before the request was whole: send it again in a moment"
+            )
+            await as_json(cut.body(), cut.status, {"Connection": "close"})(scope, receive, send)
 
 
 class _Quick:

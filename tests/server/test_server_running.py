@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -407,18 +408,24 @@ def _is_listening(port: int) -> bool:
     return True
 
 
-def test_a_stop_does_not_wait_for_ever(data_dir: Path) -> None:
-    """An upload that goes no further is cut when the time for it is over; a restart holds nothing of it."""
+def test_a_stop_does_not_wait_for_ever(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An upload that goes no further is cut when the time for it is over, and told so in JSON; nothing of it is held."""
     with running(data_dir, terms=Terms(grace=0.0)) as hub:
         client = Client(hub.url)
         client.open()
-        client.http.close()
         raw = socket.create_connection((hub.host, hub.port), timeout=60)
         raw.sendall(
             b"POST /v1/models/S1/upload HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n"
         )
+        # Another request on another connection was answered: so this one is under way by now.
+        assert client.get("/healthz").status_code == 200
+        client.http.close()
+    head, _, body = b"".join(iter(lambda: raw.recv(65536), b"")).partition(b"\r\n\r\n")
     raw.close()
+    assert head.startswith(b"HTTP/1.1 503")
+    assert (json.loads(body)["success"], json.loads(body)["error"]) == (False, "busy")
+    assert "Traceback" not in caplog.text
     with running(data_dir) as hub:
         client = Client(hub.url)
         assert client.model()["checkpoints"] == []
