@@ -2,8 +2,8 @@
 
 A file is newer by its attempt, then by its epoch. What is older than the stored one is acknowledged (its bytes
 were whole, and its sender may forget them) and not kept. A file goes to its place by a rename, under a name that
-is never written again, before the database names it; the one that it replaces is removed after that. A folder comes,
-and lies here, as one file: an archive, whose name ends in `.tar`.
+is never written again, before the database names it, and back if that fails; the one that it replaces is removed after
+that. A folder comes, and lies here, as one file: an archive, whose name ends in `.tar`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select
 from sqlalchemy.dialects.sqlite import insert
 
+from hubstate.server.database import if_lost
 from hubstate.server.rows import BIGGEST
 from hubstate.server.schema import checkpoints
 from hubstate.server.store import Store
@@ -114,7 +115,9 @@ def place(
     news = [kind for kind in wins if kind not in before or not is_here(before[kind])]
     if news:
         name = f"{where.attempt}-{where.epoch}-{received.sha256[:16]}-{secrets.token_hex(4)}{'.tar' if where.folder else '.pt'}"
-        _promote(received.part, store.file_of(session, name))
+        part, target = received.part, store.file_of(session, name)
+        if_lost(connection, lambda: target.exists() and target.rename(part))
+        _promote(part, target)
     for kind in wins:
         values = {
             "attempt": where.attempt,

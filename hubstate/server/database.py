@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from hubstate.errors import StorageError
 from hubstate.server.migrations import bring_up_to_date
 
-__all__ = ["Database", "bare", "not_taken"]
+__all__ = ["Database", "bare", "if_lost", "not_taken"]
 
 #: How long a write waits for another process to end its own (seconds).
 _PATIENCE = 30.0
@@ -30,6 +30,8 @@ _LOOK_PATIENCE = 5.0
 _CACHE = 32 * 1024
 #: At so many pages in the log a write empties it itself, and keeps whoever waits for it waiting.
 _LONGEST_LOG = 16_384
+#: Where a connection holds what is to be undone.
+_UNDOING = "undoing"
 
 
 class Database:
@@ -70,11 +72,18 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction: committed when the block ends, rolled back when it raises."""
+        undoing: list[Callable[[], object]] = []
         try:
-            with self._writing, self._kept() as connection, connection.begin():
-                yield connection
-        except sqlite3.DatabaseError as error:  # of a statement that went past SQLAlchemy
-            raise not_taken(error) from error
+            with self._writing, self._kept() as connection:
+                connection.info[_UNDOING] = undoing
+                with connection.begin():
+                    yield connection
+        except BaseException as error:
+            for undo in undoing:
+                undo()
+            if isinstance(error, sqlite3.DatabaseError):  # of a statement that went past SQLAlchemy
+                raise not_taken(error) from error
+            raise
 
     @contextmanager
     def _kept(self) -> Iterator[Connection]:
@@ -139,6 +148,11 @@ def not_taken(error: sqlite3.DatabaseError) -> sqlalchemy.exc.DatabaseError:
 def _is_damage(error: BaseException) -> bool:
     """Whether the file is not what it should be."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def if_lost(connection: Connection, undo: Callable[[], object]) -> None:
+    """Has `undo` done if the transaction of `connection` is not committed: for what no database rolls back."""
+    connection.info[_UNDOING].append(undo)
 
 
 def bare(connection: Connection) -> sqlite3.Connection:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import socket
+import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,6 +122,22 @@ def test_a_later_runs_file_is_not_replaced_by_an_earlier_ones(run: Callback) -> 
 def test_saved_twice_is_saved_once(run: Callback) -> None:
     """Where the answer was lost the event comes again, and is answered alike."""
     address = run.upload(weights())
+    assert run.saved(address).status_code == 200
+    assert stored(run) == {"best": weights()}
+
+
+def test_a_file_that_could_not_be_written_down_still_lies_there(run: Callback, data_dir: Path) -> None:
+    """The word that it counts could not be kept: nothing nameless is left, and the next word finds the bytes."""
+    address = run.address()
+    run.put(address, weights())
+    with closing(sqlite3.connect(data_dir / "hub.sqlite", isolation_level=None)) as database:
+        database.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON checkpoints BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        assert run.saved(address).status_code == 500
+        database.execute("DROP TRIGGER no")
+    assert [path for path in (data_dir / "files").rglob("*") if path.is_file()] == []
+    assert [path.name for path in (data_dir / "incoming").iterdir()] == ["objects"]
     assert run.saved(address).status_code == 200
     assert stored(run) == {"best": weights()}
 

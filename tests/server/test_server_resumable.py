@@ -6,6 +6,9 @@ import base64
 import hashlib
 import os
 import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,33 @@ def tus(client: Client) -> Uploader:
 
 def incoming(data_dir: Path) -> list[str]:
     return sorted(path.suffix for path in (data_dir / "incoming").iterdir())
+
+
+@contextmanager
+def unwritten(data_dir: Path) -> Iterator[None]:
+    """While the block lasts the database takes no checkpoint, after its file has gone to its place."""
+    with closing(sqlite3.connect(data_dir / "hub.sqlite", isolation_level=None)) as database:
+        database.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON checkpoints BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        yield
+        database.execute("DROP TRIGGER no")
+
+
+def test_an_upload_that_could_not_be_written_down_need_not_come_again(client: Client, data_dir: Path) -> None:
+    """Its bytes go back to where they were: nothing nameless lies among the files, and asking once more is enough."""
+    uploader = Uploader(client)
+    place = uploader.place()
+    assert uploader.patch(place, DATA, 0).status_code == 204
+    with unwritten(data_dir):
+        assert uploader.finish(place).status_code == 500
+        assert [path for path in (data_dir / "files").rglob("*") if path.is_file()] == []
+        answer = client.upload(b"in one request", key="other")
+        assert answer.status_code == 500
+    assert [path for path in (data_dir / "files").rglob("*") if path.is_file()] == []
+    assert incoming(data_dir) == [".json", ".upload"]
+    assert uploader.finish(place).status_code == 200
+    assert client.model()["checkpoints"][0]["sha256"] == SHA256
 
 
 def test_the_hub_says_what_it_can(client: Client) -> None:

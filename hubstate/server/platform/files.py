@@ -20,6 +20,7 @@ from hubstate.server import derive, sessions
 from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import json_object
 from hubstate.server.checkpoints import Placing, place
+from hubstate.server.database import if_lost
 from hubstate.server.objects import Lying
 from hubstate.server.platform import words
 from hubstate.server.platform.heard import Heard, identified, keep
@@ -113,7 +114,7 @@ def checkpoint_saved(heard: Heard) -> list[Path]:
     keep(heard, "checkpoint_saved", {**heard.data, "sha256": lying.sha256})
     kind = CheckpointKind.BEST if lying.put.name == "best.pt" else CheckpointKind.LAST
     where = Placing((kind.value,), heard.attempt, _last_epoch(heard), None, ())
-    with _second_name(heard.store, lying) as received:
+    with _second_name(heard, lying) as received:
         _, gone = place(heard.store, heard.connection, heard.model, received, where, heard.now)
     events = derive.announced(heard.now, None, None)
     sessions.hear(heard.connection, heard.session, heard.attempt, events, heard.now)
@@ -121,14 +122,15 @@ def checkpoint_saved(heard: Heard) -> list[Path]:
 
 
 @contextmanager
-def _second_name(store: Store, lying: Lying) -> Iterator[Received]:
-    """The file under a name that may be moved away: should the hub die before it is written down, it still lies there."""
-    part = store.incoming / f"{secrets.token_hex(16)}.part"
+def _second_name(heard: Heard, lying: Lying) -> Iterator[Received]:
+    """The file under a name that may be moved away: should it not be written down, it still lies there."""
+    part = heard.store.incoming / f"{secrets.token_hex(16)}.part"
     os.link(lying.path, part)
     try:
         yield Received({}, lying.put.name, part, lying.size, lying.sha256)
     finally:
         part.unlink(missing_ok=True)
+        if_lost(heard.connection, lambda: part.unlink(missing_ok=True))  # where it was moved back to
 
 
 def _last_epoch(heard: Heard) -> int:
