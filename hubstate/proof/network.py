@@ -216,7 +216,7 @@ class House:
                 for first in range(0, len(request.body), _PIECE):
                     taker.write(request.body[first : first + _PIECE])
             finally:
-                size = taker.close()
+                size = taker.close(now)
             return Told({}, 204, {"Upload-Offset": str(size)})
         self._counts["upload in parts"] += 1
         return calls.take_resumed(self.store, caller, model, upload, request.body, now)

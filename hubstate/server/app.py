@@ -265,6 +265,7 @@ async def _receive(
         async for piece in pieces(stream, store.terms.patience):
             await run_in_threadpool(receiver.write, piece)
         received: Received = await run_in_threadpool(receiver.finish)
+        await caller_of(request, wiring)  # it may have taken hours, and the key may have been revoked since
         digest = request.headers.get("repr-digest", "")
         return await run_in_threadpool(
             calls.take_upload, store, caller, model, received, digest, wiring.wall()

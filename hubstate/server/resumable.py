@@ -12,10 +12,13 @@ The digest grows while bytes come. After a restart it lags behind, and catches u
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +120,7 @@ class Resumables:
                 os.close(fd)
                 raise Problem(409, "wrong_offset", f"{size} bytes of this upload are here, and not {offset}")
             self._heard(name, now)
-            state.taker = Taker(fd, self._bytes(name), state, about.length)
+            state.taker = Taker(fd, self._bytes(name), state, about.length, partial(self._heard, name))
             return state.taker
 
     def whole(self, name: str, owner: str, model: str) -> Whole:
@@ -152,13 +155,16 @@ class Resumables:
             self._states.pop(name, None)
 
     def sweep(self, now: float) -> None:
-        """Forgets each upload that nothing was heard of for a day. A clock that was set back keeps it longer."""
+        """Forgets each upload that nothing was heard of for a day. A clock that was set back keeps it longer.
+
+        One that is being brought is heard of all the time: on a slow line it may take longer than a day.
+        """
         for about in self._folder.glob("*.json"):
             try:
                 heard = about.stat().st_mtime
             except FileNotFoundError:
                 continue  # it was finished just now
-            if now - heard > LIFETIME:
+            if now - heard > LIFETIME and not self._is_under_way(about.stem):
                 self.forget(about.stem)
         for orphan in self._folder.glob("*.upload"):
             if self._about(orphan.stem).exists():
@@ -183,8 +189,14 @@ class Resumables:
         with self._lock:
             return about, self._states.setdefault(name, _State())
 
+    def _is_under_way(self, name: str) -> bool:
+        with self._lock:
+            state = self._states.get(name)
+        return state is not None and state.taker is not None
+
     def _heard(self, name: str, now: float) -> None:
-        os.utime(self._about(name), (now, now))
+        with contextlib.suppress(FileNotFoundError):  # it was let go of just now
+            os.utime(self._about(name), (now, now))
 
     def _bytes(self, name: str) -> Path:
         return self._folder / f"{name}.upload"
@@ -204,8 +216,11 @@ def _sync(path: Path) -> None:
 class Taker:
     """One request that brings bytes of an upload. Writes raise `Problem` 409 once another request came for it."""
 
-    def __init__(self, fd: int, path: Path, state: _State, length: int) -> None:
+    def __init__(
+        self, fd: int, path: Path, state: _State, length: int, heard: Callable[[float], None]
+    ) -> None:
         self._fd = fd
+        self._heard = heard
         self._path = path
         self._state = state
         self._length = length
@@ -231,12 +246,13 @@ class Taker:
                 state.catch_up(self._path, _CATCHING_UP * len(data))
             self._size += len(data)
 
-    def close(self) -> int:
-        """Lets go of the file; returns how many bytes are here."""
+    def close(self, now: float) -> int:
+        """Lets go of the file, which was heard of until `now`; returns how many bytes are here."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with self._state.lock:
                 if self._state.taker is self:
+                    self._heard(now)
                     self._state.taker = None
                 self._size = os.fstat(fd).st_size
                 os.close(fd)

@@ -79,7 +79,7 @@ def add_uploads(app: FastAPI, wiring: Wiring) -> None:
                 async for piece in pieces(stream, store.terms.patience):
                     await run_in_threadpool(taker.write, piece)
             finally:
-                size = await run_in_threadpool(taker.close)
+                size = await run_in_threadpool(taker.close, wall())
         except (Problem, OSError):
             await drain(stream)
             raise

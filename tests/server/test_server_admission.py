@@ -79,6 +79,28 @@ def test_the_first_key_ends_that_at_once(hub: RunningHub, client: Client) -> Non
     assert (code(client), code(client, **{"x-api-key": key})) == (401, 401)
 
 
+def test_a_key_that_is_revoked_during_an_upload_ends_it(hub: RunningHub, client: Client) -> None:
+    """An upload takes as long as it takes; when its last byte comes, its key must be good still, and nothing is kept."""
+    key, other = keys.create(hub.data_dir, "leaked"), keys.create(hub.data_dir, "other")
+    client.http.headers["x-api-key"] = other
+    client.open()
+    begin = b'--b\r\nContent-Disposition: form-data; name="last.pt"; filename="last.pt"\r\n\r\nbytes'
+    end = b"\r\n--b--\r\n"
+    head = (
+        f"POST /v1/models/S1/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: {key}\r\nConnection: close\r\n"
+        f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(begin) + len(end)}\r\n\r\n"
+    )
+    with socket.create_connection((hub.host, hub.port), timeout=60) as raw:
+        raw.sendall(head.encode() + begin)
+        assert client.beat().status_code == 200  # so the hub has seen the other request's head by now
+        keys.revoke(hub.data_dir, "leaked")
+        raw.sendall(end)
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert client.model()["checkpoints"] == []
+    assert [path for path in (hub.data_dir / "incoming").rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize(
     "bad", ["", "ul_", "ul_" + "0" * 40, "Ünï", "x" * 5000], ids=["none", "short", "wrong", "odd", "long"]
 )

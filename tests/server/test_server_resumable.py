@@ -320,8 +320,23 @@ def test_who_asks_where_it_stands_ends_who_brought_it(uploads: Resumables) -> No
     with pytest.raises(Problem, match="another request"):
         old.write(b"later")
     new.write(b"56789")
-    assert (old.close(), new.close()) == (10, 10)
+    assert (old.close(0.0), new.close(0.0)) == (10, 10)
     assert uploads.whole(name, "o", "S1").sha256 == hashlib.sha256(b"0123456789").hexdigest()
+
+
+def test_what_is_being_brought_is_not_swept(uploads: Resumables) -> None:
+    """A big file on a slow line may come for more than a day, and has a day more from its last byte on."""
+    name = begun(uploads)
+    taker = uploads.taker(name, "o", "S1", 0, 0.0)
+    taker.write(b"01234")
+    uploads.sweep(LIFETIME + 1)
+    taker.write(b"56789")
+    assert taker.close(LIFETIME + 2) == 10
+    uploads.sweep(LIFETIME + 3)
+    assert uploads.whole(name, "o", "S1").size == 10
+    uploads.sweep(2 * LIFETIME + 3)
+    with pytest.raises(Problem, match="not here"):
+        uploads.whole(name, "o", "S1")
 
 
 def test_bytes_without_what_they_are_of_are_swept(uploads: Resumables, tmp_path: Path) -> None:
@@ -377,7 +392,7 @@ def test_however_it_is_cut_the_digest_is_right(
             piece = content[here : here + data.draw(st.integers(1, len(content)))]
             taker.write(piece)
             here += len(piece)
-        assert taker.close() == here
+        assert taker.close(0.0) == here
     whole = uploads.whole(name, "o", "S1")
     assert (whole.path.read_bytes(), whole.sha256) == (content, hashlib.sha256(content).hexdigest())
     uploads.forget(name)
