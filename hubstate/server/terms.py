@@ -32,7 +32,8 @@ class Terms:
     command line, host name, path of Python, and the address and message of its git repository. `patience`: after so many
     seconds without a further byte a body is given up. `grace`: so many seconds requests under way have when the hub stops.
     `keep_days`: a session is removed so many days after its end; `keep_last_days`: its checkpoint `last` is, if it has a
-    better one; None keeps them. `notify`: the address of a webhook, which may hold a secret.
+    better one; None keeps them. `notify`: the address of a webhook, which may hold a secret. `room`: with fewer bytes free
+    on its disk a hub is not well.
     """
 
     heartbeat: float | None = None
@@ -44,6 +45,7 @@ class Terms:
     keep_days: float | None = None
     keep_last_days: float | None = None
     notify: str | None = field(default=None, repr=False)
+    room: int = 16 * 1024**2
 
     def __post_init__(self) -> None:
         if self.heartbeat is not None and not LEAST_HEARTBEAT <= self.heartbeat <= MOST_HEARTBEAT:

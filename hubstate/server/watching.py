@@ -8,6 +8,7 @@ when somebody asks, and a library for it would keep a registry of its own beside
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server.admission import admit_watcher
+from hubstate.server.answers import Problem
 from hubstate.server.sessions import SILENCE
 from hubstate.server.shells import Wiring, as_json, visit_of
 from hubstate.server.store import Store
@@ -61,7 +63,7 @@ def add_watching(app: FastAPI, wiring: Wiring, counts: Counter[int]) -> None:
 
     @app.get("/healthz", summary="Is this hub well?")
     async def healthz() -> Response:
-        await run_in_threadpool(wiring.store.database.look, "SELECT 1 FROM sessions LIMIT 1")
+        await run_in_threadpool(_check, wiring.store)
         return as_json({"status": "ok"}, 200)
 
     @app.get("/metrics", summary="The hub's numbers, as Prometheus reads them")
@@ -69,6 +71,17 @@ def add_watching(app: FastAPI, wiring: Wiring, counts: Counter[int]) -> None:
         admit_watcher(wiring.store, visit_of(request, wiring), wiring.public_url, wiring.wall())
         lines = await run_in_threadpool(lambda: list(numbers(wiring.store, counts, wiring.wall())))
         return Response("\n".join(lines) + "\n", 200, {"Cache-Control": "no-store"}, _FORMAT)
+
+
+def _check(store: Store) -> None:
+    """Raises what tells that the hub cannot look things up, or soon takes nothing more: `Problem` 507 for a full disk."""
+    store.database.look("SELECT 1 FROM sessions LIMIT 1")
+    if not store.read_only and _free(store) < store.terms.room:
+        raise Problem(507, "storage_full", "the hub's disk is full, so it takes nothing: make room on it")
+
+
+def _free(store: Store) -> int:
+    return shutil.disk_usage(store.data_dir).free
 
 
 def numbers(store: Store, counts: Counter[int], now: float) -> Iterator[str]:
@@ -85,6 +98,7 @@ def numbers(store: Store, counts: Counter[int], now: float) -> Iterator[str]:
     yield from _metric("checkpoint_files", "gauge", "Stored checkpoints.", {"": files})
     yield from _metric("checkpoint_bytes", "gauge", "What they take.", {"": size})
     yield from _metric("database_bytes", "gauge", "What the database takes.", {"": _database_bytes(store)})
+    yield from _metric("disk_free_bytes", "gauge", "What its disk has left.", {"": _free(store)})
     yield from _metric(
         "writes_waiting", "gauge", "Posts of rows that wait for the disk.", {"": writer.waiting}
     )

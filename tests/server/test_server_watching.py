@@ -43,6 +43,16 @@ def test_a_hub_whose_database_is_broken_is_not_well(hub: RunningHub, client: Cli
     assert client.get("/healthz").status_code == 503
 
 
+def test_a_hub_whose_disk_is_full_is_not_well(data_dir: Path) -> None:
+    """`/healthz` is 507 where there is no room for what comes, and looks go on."""
+    with running(data_dir, terms=Terms(room=2**62)) as hub:
+        client = Client(hub.url)
+        answer = client.get("/healthz")
+        assert (answer.status_code, answer.json()["error"]) == (507, "storage_full")
+        assert 0 < numbers(client)["hubstate_disk_free_bytes"] < 2**62
+        client.http.close()
+
+
 def test_the_numbers_tell_what_is_here(hub: RunningHub, client: Client, clock: VirtualClock) -> None:
     """Sessions by state, the silent ones, files and their bytes, writes and commits, answers by status."""
     client.open("S1")
