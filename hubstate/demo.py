@@ -325,7 +325,8 @@ class _Demo:
     def _tell_hub(self, receipt: Receipt, address: str, model: str) -> bool:
         """Asks the hub what it holds, and compares the final file with the trainer's own."""
         try:
-            holds = held(address, settings.resolve(hub=address).api_key, model)
+            found = settings.resolve(hub=address)
+            holds = held(address, found.api_key, model, found.mlflow)
         except HubError as trouble:
             self.show.fact("at the hub", str(trouble), "red")
             return False
@@ -375,7 +376,8 @@ def _is_held(seen: Peek) -> bool:
     """Whether a session's hub answers, and knows it."""
     address = str(seen.memory.hub)
     try:
-        held(address, settings.resolve(hub=address).api_key, str(seen.memory.model))
+        found = settings.for_hub(address, settings.resolve())
+        held(address, found.api_key, str(seen.memory.model), found.mlflow)
     except HubError:
         return False
     return True

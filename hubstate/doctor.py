@@ -83,6 +83,8 @@ def _settings(found: Settings) -> Iterator[Finding]:
         yield Finding(Level.NOTE, "api key", f"none; {whom} takes that")
     else:
         yield Finding(Level.FINE, "api key", f"set, {source('api_key')}")
+    if found.mlflow.withheld:
+        yield Finding(Level.NOTE, "certificates", found.mlflow.withheld)
     if found.mode == "on":
         yield Finding(Level.FINE, "mode", f"on, {source('mode')}")
     else:

@@ -117,15 +117,18 @@ def begin(
     clock = SystemClock() if clock is None else clock
     chance = random.SystemRandom() if chance is None else chance
     if found.mode == "off" or found.rank > 0:
-        return Session(None, wish, found, clock, chance, open_hub or _open_hub, say or to_person, threads)
+        opener = open_hub or partial(_open_hub, found)
+        return Session(None, wish, found, clock, chance, opener, say or to_person, threads)
     listener = _Later()
     opened = open_session(wish.name, wish.resume, found, clock, chance, listener)
     say = say or to_person
     try:
         found = _with_its_own_hub(opened.door.memory, found, say)
-        if found.mode == "on" and found.key_withheld:
-            say(found.key_withheld)
-        return Session(opened, wish, found, clock, chance, open_hub or _open_hub, say, threads, listener)
+        for withheld in (found.key_withheld, found.mlflow.withheld):
+            if found.mode == "on" and withheld:
+                say(withheld)
+        opener = open_hub or partial(_open_hub, found)
+        return Session(opened, wish, found, clock, chance, opener, say, threads, listener)
     except BaseException:
         opened.close()  # nobody would hold what could let go of it
         raise
@@ -143,11 +146,11 @@ def _with_its_own_hub(
     return settings.for_hub(memory.hub, found)
 
 
-def _open_hub(address: str, api_key: str | None) -> Hub:
+def _open_hub(found: settings.Settings, address: str, api_key: str | None) -> Hub:
     # Loaded by the sender's thread: `requests` takes longer to import than a session takes to start.
     from hubstate.hubs import open_hub  # noqa: PLC0415
 
-    return open_hub(address, api_key)
+    return open_hub(address, api_key, found=found)
 
 
 class _Later:
@@ -519,7 +522,8 @@ class Session:
         if self._opened is not None and self._hub_address is None:
             why = "the mode is offline" if self._found.mode == "offline" else "no hub is set"
             self._say(
-                f"{why}: {wish.name} is kept in {self._opened.folder}; deliver it any time by `hubstate sync --hub URL`"
+                f"{why}: {wish.name} is kept in {self._opened.folder}; `hubstate show` shows it, `hubstate sync --hub URL` "
+                "delivers it any time"
             )
 
     def _begin_training(self) -> None:

@@ -10,8 +10,9 @@ refused by name, and a hub that only such a file names, or a session that was fo
 environment: that one belongs to the hub which this user set beside it. A key that `hubstate login` kept for exactly
 that hub is.
 
-For an MLflow server (`mlflow+http://…`) the variables of MLflow hold as well. What they say of a user belongs to the
-server that `MLFLOW_TRACKING_URI` names; if none is named, to the one that this user named as the hub.
+For an MLflow server (`mlflow+http://…`) the variables of MLflow hold as well. What they say of a user, of this client's
+own certificate, and of a server that need not prove who it is, belongs to the server that `MLFLOW_TRACKING_URI` names; if
+none is named, to the one that this user named as the hub.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ __all__ = [
     "data_folder",
     "for_command",
     "for_hub",
-    "for_mlflow",
     "remember_login",
     "resolve",
     "user_file",
@@ -56,6 +56,22 @@ _PROJECT_KEYS = {"hub", "directory", "mode", "project", "group", "limits"}
 
 
 @dataclass(frozen=True)
+class MLflow:
+    """What the variables of MLflow say to a client, of users excepted. The experiment is told by its name or its id.
+
+    `trust`: a file with the certificates that are believed; True: those that are believed anyway; False: any.
+    `certificate`: a file with this client's own certificate. `withheld`: why some of it is not for this hub, and what to
+    do; empty where nothing is held back.
+    """
+
+    experiment: str | None = None
+    experiment_id: str | None = None
+    trust: bool | str = True
+    certificate: str | None = None
+    withheld: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
     """What holds for one session. `sources` tells for each name where its value was found. Limits in seconds."""
 
@@ -63,6 +79,8 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     #: Why the key that stands in the environment is not for this hub, and what to do; empty where none is held back.
     key_withheld: str = ""
+    #: What holds if the hub is an MLflow server.
+    mlflow: MLflow = MLflow()
     directory: Path = Path(".hubstate")
     mode: str = "on"
     project: str | None = None
@@ -75,33 +93,6 @@ class Settings:
     sources: Mapping[str, str] = field(default_factory=dict)
     #: Files of others that were passed over because they cannot be read, each with the reason.
     passed_over: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class MLflow:
-    """What the variables of MLflow say to a client, of users excepted. The experiment is told by its name or its id.
-
-    `trust`: a file with the certificates that are believed; True: those that are believed anyway; False: any.
-    `certificate`: a file with this client's own certificate.
-    """
-
-    experiment: str | None = None
-    experiment_id: str | None = None
-    trust: bool | str = True
-    certificate: str | None = None
-
-
-def for_mlflow(environment: Mapping[str, str] | None = None) -> MLflow:
-    """What holds for any MLflow server, beside its address and who is allowed in."""
-    env = os.environ if environment is None else environment
-    insecure = env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
-    return MLflow(
-        experiment=env.get("MLFLOW_EXPERIMENT_NAME") or None,
-        experiment_id=env.get("MLFLOW_EXPERIMENT_ID") or None,
-        # Where both are said, MLflow's own client refuses to work; here the safe one of the two holds.
-        trust=env.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
-        certificate=env.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None,
-    )
 
 
 def user_file() -> Path:
@@ -186,6 +177,7 @@ def resolve(
         hub=address,
         api_key=key,
         key_withheld=withheld if key is None else "",
+        mlflow=_mlflow(address, env, by_user=by_user, kept=user_values.get("keys", {})),
         directory=(base / _expanded(where, sources)).absolute(),
         mode=chosen_mode,
         project=pick("project", project, None),
@@ -211,26 +203,23 @@ def for_hub(address: str, found: Settings, *, beside: bool = False) -> Settings:
         return found
     source = found.sources.get("api_key", "")
     sources = {**found.sources, "hub": "the session"}
+    kept, by_user = _user_values().get("keys", {}), beside and found.hub is None
+    mlflow = _mlflow(address, os.environ, by_user=by_user, kept=kept)
+    its_own = replace(found, hub=address, mlflow=mlflow, sources=sources)
     if found.hub is None and (source == "argument" or (beside and source == _KEY_VARIABLE)):
-        return replace(found, hub=address, sources=sources)
+        return its_own
     sources.pop("api_key", None)
-    key = _kept_key(address, _user_values().get("keys", {}), sources)
+    key = _kept_key(address, kept, sources)
     if key is None:
-        key, variable, why = _mlflow_user(address, os.environ, by_user=beside and found.hub is None)
+        key, variable, why = _mlflow_user(address, os.environ, by_user=by_user)
         if key is not None:
             sources["api_key"] = variable
-            return replace(
-                found,
-                hub=address,
-                api_key=_usable_key(key, variable, address),
-                key_withheld="",
-                sources=sources,
-            )
+            return replace(its_own, api_key=_usable_key(key, variable, address), key_withheld="")
         if why:
-            return replace(found, hub=address, api_key=None, key_withheld=why, sources=sources)
+            return replace(its_own, api_key=None, key_withheld=why)
     given = source if source in ("argument", _KEY_VARIABLE) else _KEY_VARIABLE if found.key_withheld else ""
     withheld = _why_withheld(given, address, "the session") if given and key is None else ""
-    return replace(found, hub=address, api_key=key, key_withheld=withheld, sources=sources)
+    return replace(its_own, api_key=key, key_withheld=withheld)
 
 
 def for_command(run: Path | None) -> dict[str, str]:
@@ -374,14 +363,48 @@ def _mlflow_user(address: str, env: Mapping[str, str], *, by_user: bool) -> tupl
         key, source = f"{user}:{password}", "environment MLFLOW_TRACKING_USERNAME"
     if key is None or not address.startswith(MLFLOW):
         return None, source, ""
-    server = env.get("MLFLOW_TRACKING_URI")
-    if server.rstrip("/") == address.removeprefix(MLFLOW) if server else by_user:
+    if _belongs(address, env, by_user=by_user):
         return key, source, ""
     why = (
         f"the MLflow user ({source}) is not shown to {address}, which MLFLOW_TRACKING_URI does not name: set that, or "
         f"keep a key for this hub by `hubstate login {address}`"
     )
     return None, source, why
+
+
+def _belongs(address: str, env: Mapping[str, str], *, by_user: bool) -> bool:
+    """Whether the server at `address` is the one that MLflow's variables are about; see `_mlflow_user`."""
+    server = env.get("MLFLOW_TRACKING_URI")
+    return server.rstrip("/") == address.removeprefix(MLFLOW) if server else by_user
+
+
+def _mlflow(address: str | None, env: Mapping[str, str], *, by_user: bool, kept: Mapping[str, Any]) -> MLflow:
+    """What MLflow's variables say to the hub at `address`, beside who this is.
+
+    A certificate tells who this is as well, and a server that need not prove who it is could be anybody. So both belong
+    where a user does (see `_mlflow_user`), and to a hub that this user logged into: `kept` are the keys of those.
+    """
+    if address is None or not address.startswith(MLFLOW):
+        return MLflow()
+    certificate = env.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None
+    # Where both are said, MLflow's own client refuses to work; here the safe one of the two holds.
+    believed = env.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None
+    insecure = env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1") and believed is None
+    theirs = {"MLFLOW_TRACKING_CLIENT_CERT_PATH": certificate, "MLFLOW_TRACKING_INSECURE_TLS": insecure}
+    said, withheld = " and ".join(name for name, value in theirs.items() if value), ""
+    if said and not _belongs(address, env, by_user=by_user or address in kept):
+        certificate, insecure = None, False
+        withheld = (
+            f"what {said} says does not hold for {address}, which MLFLOW_TRACKING_URI does not name: set that to "
+            f"{address.removeprefix(MLFLOW)} if it should"
+        )
+    return MLflow(
+        experiment=env.get("MLFLOW_EXPERIMENT_NAME") or None,
+        experiment_id=env.get("MLFLOW_EXPERIMENT_ID") or None,
+        trust=believed or not insecure,
+        certificate=certificate,
+        withheld=withheld,
+    )
 
 
 def _kept_key(hub: str | None, kept: Mapping[str, Any], sources: dict[str, str]) -> str | None:

@@ -274,7 +274,12 @@ def asked(hub: Hub) -> None:
 
 
 def with_why(failure: HubError, found: Settings) -> HubError:
-    """A refusal for want of a key, with the reason why the key that is set was not shown."""
-    if found.key_withheld and isinstance(failure, HubRefused) and failure.credentials:
-        return HubRefused(f"{failure}; {found.key_withheld}", credentials=True)
-    return failure
+    """A failure for want of a key or of a certificate, with the reason why the one that is set was not shown."""
+    refused = isinstance(failure, HubRefused) and failure.credentials
+    withheld = (found.key_withheld if refused else "", found.mlflow.withheld)
+    if not any(withheld):
+        return failure
+    told = "; ".join((str(failure), *filter(None, withheld)))
+    if isinstance(failure, HubRefused):
+        return HubRefused(told, credentials=failure.credentials)
+    return HubUnreachable(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,9 @@ def doctor(
 
     screen = Screen()
     troubles, refused = 0, False
-    for finding in examine(settings.resolve(), SystemClock(), open_hub, directory=directory):
+    found = settings.resolve()
+    opener = partial(open_hub, found=found)
+    for finding in examine(found, SystemClock(), opener, directory=directory):
         mark, style = _MARKS[finding.level.value]
         first, *more = screen.wrapped(clean(finding.text), " " * 18, f"{mark}  {finding.about:12}  ")
         screen.line(screen.paint(first[:2], style) + screen.paint(first[2:18], "dim") + first[18:])

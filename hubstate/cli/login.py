@@ -33,7 +33,7 @@ def login(
     found = settings.resolve(hub=address, api_key=_key(address), environment={})
     assert found.api_key is not None
     if not no_check:
-        place = open_hub(address, found.api_key)
+        place = open_hub(address, found.api_key, beside=True)
         try:
             asked(place)
         finally:

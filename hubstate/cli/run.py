@@ -13,6 +13,7 @@ from hubstate.cli.ends import end
 
 if TYPE_CHECKING:
     from hubstate.hubs.base import Hub
+    from hubstate.settings import Settings
 
 __all__ = ["SETTINGS", "run"]
 
@@ -40,6 +41,7 @@ def run(
     Ultralytics, is recorded without a script of your own.
     """
     import random
+    from functools import partial
 
     from hubstate import settings
     from hubstate.cli.log import configure_log
@@ -57,7 +59,7 @@ def run(
             timeout=timeout,
             clock=SystemClock(),
             chance=random.SystemRandom(),
-            open_hub=_open_hub,
+            open_hub=partial(_open_hub, found),
             say=_say,
             watch=delivering,
         )
@@ -82,11 +84,11 @@ def _recorded(command: list[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "hubstate.trainers.yolo", *command[1:]]
 
 
-def _open_hub(address: str, api_key: str | None) -> Hub:
+def _open_hub(found: Settings, address: str, api_key: str | None) -> Hub:
     # Loaded when the command is gone: what waits beside a training takes as little memory as it can.
     from hubstate.hubs import open_hub
 
-    return open_hub(address, api_key)
+    return open_hub(address, api_key, found=found, beside=True)
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def sync(
         reason=give_up,
         clock=SystemClock(),
         chance=random.SystemRandom(),
-        open_hub=open_hub,
+        open_hub=partial(open_hub, found=found),
         say=say,
         watch=delivering,
     )

@@ -94,7 +94,7 @@ def _compared(folder: Path, found: Settings, address: str, model: str) -> Compar
 
     known = settings.for_hub(address, found)
     try:
-        holds = held(address, known.api_key, model)
+        holds = held(address, known.api_key, model, known.mlflow)
     except HubError as failure:
         raise with_why(failure, known) from failure.__cause__
     return compare(folder, holds)

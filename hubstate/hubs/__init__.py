@@ -6,15 +6,23 @@ from typing import Any
 
 from hubstate.errors import UsageError
 from hubstate.hubs.base import Hub
-from hubstate.settings import for_mlflow
+from hubstate.settings import Settings, for_hub
 
 __all__ = ["open_hub"]
 
 
-def open_hub(address: str, api_key: str | None, **options: Any) -> Hub:
+def open_hub(
+    address: str,
+    api_key: str | None,
+    *,
+    found: Settings | None = None,
+    beside: bool = False,
+    **options: Any,
+) -> Hub:
     """The hub at `address`, by its scheme; `options` go to its class. No connection is opened yet.
 
-    What a hub needs (`requests`, say) is imported here and not before. Raises `UsageError` for an address of a kind
+    `found` and `beside` tell what of MLflow's variables holds for it, as in `settings.for_hub`: `beside` alone says that it
+    is a hub which this user named. What a hub needs (`requests`, say) is imported here and not before. Raises `UsageError` for an address of a kind
     that is not known.
     """
     scheme = address.partition("://")[0].lower() if "://" in address else ""
@@ -26,7 +34,8 @@ def open_hub(address: str, api_key: str | None, **options: Any) -> Hub:
         case "mlflow+http" | "mlflow+https":
             from hubstate.hubs.mlflow import MLflowHub  # noqa: PLC0415 - loads requests
 
-            return MLflowHub(address, api_key, wanted=for_mlflow(), **options)
+            wanted = for_hub(address, found or Settings(), beside=beside).mlflow
+            return MLflowHub(address, api_key, wanted=wanted, **options)
         case _:
             raise UsageError(
                 f"no hub is known for the scheme {scheme!r}: an address must look like http://host:8765, "

@@ -18,7 +18,7 @@ from hubstate.hubs.base import Declined, Delayed
 from hubstate.hubs.mlflow_held import stored
 from hubstate.hubs.verdict import judge
 from hubstate.hubs.wire import LARGEST_ANSWER, Wire
-from hubstate.settings import MLFLOW, for_mlflow
+from hubstate.settings import MLFLOW, MLflow
 
 __all__ = ["File", "Held", "InForce", "held"]
 
@@ -76,14 +76,14 @@ class _Model(msgspec.Struct, frozen=True):
     checkpoints: tuple[File, ...]
 
 
-def held(address: str, api_key: str | None, model: str) -> Held:
-    """What the hub at `address` holds of the session that it calls `model`.
+def held(address: str, api_key: str | None, model: str, wanted: MLflow | None = None) -> Held:
+    """What the hub at `address` holds of the session that it calls `model`. `wanted`: what MLflow's variables say to it.
 
     Raises `HubUnreachable` if it gives no answer, `HubRefused` if it refuses one or tells something else (as a hub
     does that is not one's own). A hub that is away is found so within a minute; a long list may take ten.
     """
     if address.startswith(MLFLOW):
-        state, outcome, rows, files = stored(address, api_key, model, for_mlflow())
+        state, outcome, rows, files = stored(address, api_key, model, wanted or MLflow())
         return Held(
             state,
             outcome,

@@ -54,7 +54,7 @@ def fill(found: Found, session: str, here: Settings, *, finished: bool = False) 
         raise UsageError("no hub is set that the session could be at: name it by --hub or HUBSTATE_HUB")
     with closing(Source(here.hub, here.api_key)) as source:
         known = source.session(session)
-    there = held(here.hub, here.api_key, session)
+    there = held(here.hub, here.api_key, session, here.mlflow)
     have = {(row.epoch, row.step, row.final) for row in there.rows}
     rows = [row for row in found.rows if (row.epoch, row.step, row.final) not in have]
     kinds = {file.kind for file in there.files}
