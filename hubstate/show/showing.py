@@ -19,8 +19,8 @@ from hubstate.show.follower import Follower
 __all__ = ["showing"]
 
 #: How long the follower rests between two looks (seconds); and, before it goes through all sessions again, how many times
-#: as long as that took.
-PAUSE, REST = 0.5, 9
+#: as long as that took, but so many seconds at most: the first time takes far longer than any other.
+PAUSE, REST, LONGEST_REST = 0.5, 9, 30.0
 #: How long the first round may take before the pages are opened all the same (seconds).
 FIRST_LOOK = 3.0
 
@@ -85,7 +85,8 @@ def _follow(follower: Follower, stop: threading.Event, wall: Callable[[], float]
         try:
             more = follower.look(wall(), stop, everything=everything)
             if begun is not None and not more:
-                again, begun = time.monotonic() + max(pause, REST * (time.monotonic() - begun)), None
+                ended = time.monotonic()
+                again, begun = ended + max(pause, min(LONGEST_REST, REST * (ended - begun))), None
             more = more or follower.show_copies(wall(), stop)
         except OSError as failure:
             if not failing:
