@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from charted import drawn, inside, losses, shown_range
 from hub_client import Client, row
 from watching import Watched
 
@@ -19,24 +20,7 @@ pytestmark = pytest.mark.renderer
 
 Opened = Callable[..., Any]
 
-#: All points of a metric's chart, as the page holds them.
-POINTS = """async (name) => {
-  const { charts } = await import(document.querySelector('link[rel=modulepreload]').href.replace('charts.js', 'session.js'));
-  const chart = [...charts.values()].find((one) => one.figure.dataset.name === name);
-  return chart?.whole?.lines.map((line) => line.x.map((x, n) => [x, line.y[n]]));
-}"""
 WIDER = "document.documentElement.scrollWidth > window.innerWidth"
-
-
-def drawn(page: Any, name: str, count: int) -> list[list[list[float]]]:
-    """The points of a chart, once it has so many."""
-    page.locator(f"figure[data-name='{name}'][data-points='{count}']").wait_for()
-    points: list[list[list[float]]] = page.evaluate(POINTS, name)
-    return points
-
-
-def losses(epochs: range) -> list[dict[str, Any]]:
-    return [row(epoch, at=epoch, loss=1 / (epoch + 1)) for epoch in epochs]
 
 
 def test_a_session_page_follows_without_being_loaded_again(client: Client, opened: Opened) -> None:
@@ -247,43 +231,26 @@ def test_a_list_is_used_by_keyboard(client: Client, opened: Opened) -> None:
     assert page.get_by_role("heading", level=1).inner_text() == "alpha"
 
 
-#: The x axis that a chart shows.
-SHOWN = """async () => {
-  const { charts } = await import(document.querySelector('link[rel=modulepreload]').href.replace('charts.js', 'session.js'));
-  const { x } = charts.get('0').drawn.scales;
-  return [x.min, x.max];
-}"""
-
-
-def test_a_chart_is_zoomed_by_keyboard_and_by_mouse(client: Client, opened: Opened) -> None:
-    """Plus comes closer, the arrows move, 0 shows all; a drag zooms, and the finer points are fetched; a double click undoes."""
+def test_a_closer_look_fetches_the_finer_points(client: Client, opened: Opened) -> None:
+    """A long chart is thinned out; a stretch that is dragged over is shown with all its rows, a double click shows all again."""
     client.open()
     client.rows([row(epoch, loss=math.sin(epoch / 300)) for epoch in range(6000)])
     page = opened(f"{client.url}/models/S1")
-    page.locator("figure[data-drawn]").wait_for()
-    assert page.evaluate(SHOWN) == [0, 5999]
-    page.locator("figure").focus()
-    page.keyboard.press("+")
-    low, high = page.evaluate(SHOWN)
-    assert low > 0
-    assert high < 5999
-    page.keyboard.press("ArrowRight")
-    moved = page.evaluate(SHOWN)
-    assert moved[0] > low
-    page.keyboard.press("0")
-    assert page.evaluate(SHOWN) == [0, 5999]
+    page.locator("figure[data-points='1000']").wait_for()
+    assert shown_range(page, "loss") == [0, 5999]
     box = page.locator("figure .u-over").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 50)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 50, steps=4)
     page.mouse.up()
-    low, high = page.evaluate(SHOWN)
+    low, high = shown_range(page, "loss")
     assert 2900 < low < 3100
     assert 3500 < high < 3700
     # All rows of the stretch, and one on either side.
     page.locator(f"figure[data-points='{math.floor(high) - math.ceil(low) + 3}']").wait_for()
     page.locator("figure .u-over").dblclick()
-    assert page.evaluate(SHOWN) == [0, 5999]
+    page.locator("figure[data-points='1000']").wait_for()
+    assert shown_range(page, "loss") == [0, 5999]
 
 
 def test_the_charts_of_a_long_session_come_by_themselves(client: Client, opened: Opened) -> None:
@@ -303,20 +270,17 @@ def test_smoothing_and_log_scale_hold_for_all_charts(client: Client, opened: Ope
     client.rows([row(epoch, a=epoch - 1, b=epoch) for epoch in range(30)])
     page = opened(f"{client.url}/models/S1")
     page.locator("figure[data-drawn]").nth(1).wait_for()
-    lines = SHOWN.replace(
-        "const { x } = charts.get('0').drawn.scales;\n  return [x.min, x.max];",
-        "return [...charts.values()].map(({ drawn }) => [drawn.series.length - 1, drawn.scales.y.distr]);",
-    )
-    assert page.evaluate(lines) == [[1, 1], [1, 1]]
+    look = "({ drawn }) => [drawn.series.length - 1, drawn.scales.y.distr]"
+    assert [inside(page, name, look) for name in "ab"] == [[1, 1], [1, 1]]
     page.get_by_label("Smoothing").fill("0.9")
     page.get_by_label("log scale").check()
-    assert page.evaluate(lines) == [[2, 3], [2, 3]]
+    assert [inside(page, name, look) for name in "ab"] == [[2, 3], [2, 3]]
     page.get_by_label("Filter metrics").fill("b")
     assert page.locator("figure:visible").count() == 1
 
 
 def test_several_sessions_are_compared(client: Client, opened: Opened) -> None:
-    """Two chosen in the list come into the same chart, a line for each; a line can be hidden."""
+    """Two chosen in the list come into the same chart, a line for each; a metric of one has a line of that one."""
     for session in "AB":
         client.open(session, name=f"run {session}")
         client.rows(losses(range(5)), session)
@@ -327,13 +291,9 @@ def test_several_sessions_are_compared(client: Client, opened: Opened) -> None:
     page.get_by_label("Compare run B").check()
     page.get_by_role("button", name="Compare 2").click()
     page.locator("figure[data-drawn]").nth(1).wait_for()
-    lines = """async () => {
-      const { charts } = await import(document.querySelector('link[rel=modulepreload]').href.replace('charts.js', 'compare.js'));
-      return [...charts.values()].map((chart) => chart.series.map((one) => one.line.name));
-    }"""
-    assert page.evaluate(lines) == [["run B", "run A"], ["run B"]]
-    page.get_by_label("Show run B").uncheck()
-    assert page.evaluate(lines) == [["run A"], []]
+    names = "(chart) => chart.series.map((one) => one.line.name)"
+    assert inside(page, "loss", names) == ["run B", "run A"]
+    assert inside(page, "only", names) == ["run B"]
 
 
 def test_long_sessions_are_compared_once_their_charts_are_made(client: Client, opened: Opened) -> None:
@@ -345,20 +305,68 @@ def test_long_sessions_are_compared_once_their_charts_are_made(client: Client, o
     page.locator("#overlays:not([data-waiting]) figure[data-points='1416']").wait_for()
 
 
+#: Keeps what jumps from the first moment on: how far, and what it was.
+JUMPS = """
+window.jumps = [];
+window.jumping = new PerformanceObserver((list) => window.jumps.push(...list.getEntries()));
+window.jumping.observe({ type: 'layout-shift', buffered: true });
+"""
+#: Once two more pictures were drawn, nothing that happened before them is untold.
+JUMPED = """() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
+  window.jumps.push(...window.jumping.takeRecords());
+  const sizes = window.jumps.map((one) => one.value);
+  const what = window.jumps.flatMap((one) => one.sources.map(({ node }) => node?.outerHTML?.slice(0, 80)));
+  resolve([sizes.reduce((sum, one) => sum + one, 0), what]);
+})))"""
+
+
 def test_nothing_moves_while_a_page_loads(client: Client, opened: Opened) -> None:
-    """What a script adds has its place already: nothing jumps under the reader's hand."""
-    client.open(epochs=9, config={"lr": 1})
-    client.rows([row(epoch, **{f"metric {n}": epoch * n for n in range(9)}) for epoch in range(9)])
-    page = opened(client.url)
-    for path in ("/", "/models/S1"):
-        page.goto(client.url + path)
-        page.locator("#link-state[data-state=live]").wait_for()
-        moved = page.evaluate(
-            """() => new Promise((resolve) => new PerformanceObserver((list) => resolve(
-              list.getEntries().reduce((sum, one) => sum + one.value, 0))).observe({type: 'layout-shift', buffered: true})
-              || setTimeout(() => resolve(0), 300))"""
+    """What a script adds has its place already: nothing jumps under the reader's hand until all is drawn and live."""
+    for session in ("S1", "S2"):
+        client.open(session, epochs=9, config={"lr": 1})
+        client.rows(
+            [row(epoch, **{f"metric {n}": epoch * n for n in range(6)}) for epoch in range(9)], session
         )
-        assert moved < 0.02, path
+    page = opened("about:blank")
+    page.add_init_script(JUMPS)
+    for path in ("/", "/models/S1", "/compare?session=S1&session=S2"):
+        page.goto(client.url + path)
+        if not path.startswith("/compare"):
+            page.locator("#link-state[data-state=live]").wait_for()
+        for n in range(6 if path != "/" else 0):
+            page.locator(f"figure[data-name='metric {n}'][data-drawn]").wait_for()
+        far, what = page.evaluate(JUMPED)
+        assert far < 0.001, (path, what)
+
+
+def test_a_training_that_is_over_is_not_to_be_stopped(client: Client, opened: Opened) -> None:
+    """While what is left of a session is being delivered its page has no button to stop it, and loses the one it had."""
+    client.open(epochs=3)
+    client.rows(losses(range(3)))
+    page = opened(f"{client.url}/models/S1")
+    page.get_by_role("button", name="Stop this training").wait_for()
+    client.beat(state="finalizing", outcome="finished")
+    page.locator(".strip .current.finalizing").wait_for()
+    assert page.get_by_role("button", name="Stop this training").count() == 0
+
+
+def test_a_very_long_list_is_gone_through(client: Client, opened: Opened) -> None:
+    """A page of the list holds fifty; the next is reached by key, follows what happens there, and keeps what was asked for."""
+    for n in range(120):
+        client.open(f"S{n:03}", name=f"run {n}", project="many", epochs=4)
+    page = opened(f"{client.url}/?project=many")
+    assert page.locator("#sessions tr").count() == 50
+    for first in (51, 101):
+        page.get_by_role("link", name="Older").focus()
+        page.keyboard.press("Enter")
+        page.get_by_text(f"{first}\N{EN DASH}").wait_for()
+    assert page.locator("#sessions tr").count() == 20
+    assert page.get_by_label("Project").input_value() == "many"
+    page.locator("#link-state[data-state=live]").wait_for()
+    client.rows(losses(range(2)), "S000")
+    page.locator("tr[data-session=S000]").get_by_text("2 of 4").wait_for()
+    client.open("S120", project="many")
+    page.locator("tr[data-session=S020]").wait_for()
 
 
 def test_pages_work_without_script(client: Client, opened: Opened) -> None:
@@ -392,7 +400,9 @@ def test_keys_are_made_and_revoked(client: Client, opened: Opened, watched: Watc
     assert len(watched.dialogs) == 1
 
 
-@pytest.mark.parametrize("path", ["/", "/models/S1", "/keys", "/compare?session=S1", "/login", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/", "/models/S1", "/keys", "/compare?session=S1", "/login", "/nowhere", "/docs"]
+)
 def test_every_page_fits_a_phone_and_has_its_dark_side(
     client: Client, opened: Opened, watched: Watched, path: str
 ) -> None:
