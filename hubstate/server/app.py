@@ -216,7 +216,7 @@ def _add_calls(app: FastAPI, wiring: Wiring) -> _PostRows:
                 await drain(stream, store.upload_limit)
                 return respond(known)
             return respond(await _receive(request, stream, wiring, caller, model))
-        except (Problem, OSError):
+        except (Problem, OSError, sqlalchemy.exc.OperationalError):
             await drain(stream)
             raise
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server import calls
@@ -80,7 +81,7 @@ def add_uploads(app: FastAPI, wiring: Wiring) -> None:
                     await run_in_threadpool(taker.write, piece)
             finally:
                 size = await run_in_threadpool(taker.close, wall())
-        except (Problem, OSError):
+        except (Problem, OSError, OperationalError):
             await drain(stream)
             raise
         return Response(status_code=204, headers=_headers(wall()) | {"Upload-Offset": str(size)})

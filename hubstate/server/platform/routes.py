@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from hubstate.server.answers import Problem
@@ -58,7 +59,7 @@ def add_platform(app: FastAPI, wiring: Wiring) -> None:
         try:
             await run_in_threadpool(files.put_may_come, store, where, until, signature, length, wall())
             return await _put(stream, wiring, where, length or 0)
-        except (Problem, OSError):
+        except (Problem, OSError, OperationalError):
             await drain(stream)
             raise
 
