@@ -26,6 +26,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,15 +36,28 @@ from sqlalchemy import Connection, select
 from hubstate.errors import StorageError
 from hubstate.log import log
 from hubstate.server import rows as rows_room
+from hubstate.server.columns import (
+    BLOCK,
+    GROUP,
+    Column,
+    Group,
+    by_position,
+    drawn,
+    groups_of,
+    joined,
+    packed_groups,
+    unpacked,
+    unpacked_groups,
+)
 from hubstate.server.database import Database
 from hubstate.server.schema import sessions
 
 __all__ = ["Curve", "Curves", "Layout", "Points", "Tail"]
 
 #: Rises with each change of what is stored; an older file is made anew.
-_VERSION = 1
-#: How many points a block holds, and how many rows are read at a time.
-_BLOCK, _BATCH = 1024, 4096
+_VERSION = 2
+#: How many rows are read at a time.
+_BATCH = 4096
 #: So many points are held in memory while a session is laid out anew.
 _HELD = 2_000_000
 _EPOCH, _STEP, _ROW = "epoch", "step", "row"
@@ -60,7 +74,8 @@ CREATE TABLE curves (
   PRIMARY KEY (session, id)
 ) WITHOUT ROWID;
 CREATE TABLE blocks (
-  session TEXT, curve INTEGER, first INTEGER, points BLOB, PRIMARY KEY (session, curve, first)
+  session TEXT, curve INTEGER, first INTEGER, x REAL, size INTEGER, groups BLOB, points BLOB,
+  PRIMARY KEY (session, curve, first)
 );
 """
 
@@ -115,31 +130,6 @@ class Tail(NamedTuple):
     whole: bool
 
 
-class _Column(NamedTuple):
-    """Points as they are stored: positions, places on the axis, values (NaN: not finite)."""
-
-    positions: array[int]
-    x: array[float]
-    y: array[float]
-
-    def packed(self) -> bytes:
-        return self.positions.tobytes() + self.x.tobytes() + self.y.tobytes()
-
-
-def _column() -> _Column:
-    return _Column(array("I"), array("d"), array("d"))
-
-
-def _unpacked(blocks: Iterable[bytes]) -> _Column:
-    column = _column()
-    for block in blocks:
-        count = len(block) // 20
-        column.positions.frombytes(block[: 4 * count])
-        column.x.frombytes(block[4 * count : 12 * count])
-        column.y.frombytes(block[12 * count :])
-    return column
-
-
 class _Draft:
     """What is known of a curve while rows are laid out."""
 
@@ -155,7 +145,7 @@ class _Draft:
         self.gaps = gaps
         self.last = math.nan
         self.changed = False
-        self.new = _column()
+        self.new = Column.empty()
 
     def add(
         self, positions: Sequence[int], x: Sequence[float], column: Sequence[Any], *, rising: bool
@@ -190,6 +180,8 @@ class Curves:
         self._database = database
         self._lock = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
+        #: Up to which row of all it was looked for rows of a session since the hub began.
+        self._searched: dict[str, int] = {}
         self._file: sqlite3.Connection | None = None
 
     def close(self) -> None:
@@ -249,12 +241,14 @@ class Curves:
         before = self._read("SELECT * FROM layouts WHERE session = ?", session)
         if before and self._still_holds(connection, before[0], born, attempts):
             known = before[0]
-            newest = connection.exec_driver_sql("SELECT max(n) FROM rows").scalar_one() or 0
-            if newest > known[3]:
+            newest = rows_room.newest_of_all(connection)
+            after = max(known[3], self._searched.get(session, 0))
+            if newest > after or json.loads(known[7]) != [list(one) for one in attempts]:
                 try:
-                    self._append(connection, session, known, attempts, newest)
+                    self._append(connection, session, known, attempts, after, newest)
                 except _OutOfOrderError:
                     self._anew(connection, session, born, attempts)
+                self._searched[session] = newest
         else:
             self._anew(connection, session, born, attempts)
 
@@ -288,12 +282,14 @@ class Curves:
         session: str,
         known: tuple[Any, ...],
         attempts: list[tuple[int, int]],
+        after: int,
         newest: int,
     ) -> None:
+        """Lays out what arrived behind the row of the number `after`, `newest` being that of the newest of all."""
         _, born, generation, upto, digest, length, place, _, stretches = known
         drafts = {draft.name: draft for draft in self._drafts(session)}
         layer = _Layer(drafts, length, tuple(json.loads(place)), json.loads(stretches), attempts)
-        found = rows_room.arrived(connection, session, upto, newest)
+        found = rows_room.arrived(connection, session, after, newest)
         for batch in _batches(found):
             layer.take_in_order(batch)
             upto, digest = batch[-1].n, batch[-1].digest
@@ -395,21 +391,32 @@ class Curves:
     def points(self, session: str, curve: int, low: float, high: float, parts: int) -> Points | None:
         """The points from `low` to `high` on the axis, in at most `parts` parts; None for an unknown curve.
 
-        One point on either side comes along, so that a line runs on to the edge of what is looked at.
+        One point on either side comes along, so that a line runs on to the edge of what is looked at; of a stretch with
+        many points in each part, those that share a group with it.
         """
-        found = self._read("SELECT folds, gaps FROM curves WHERE session = ? AND id = ?", session, curve)
+        found = self._read("SELECT folds FROM curves WHERE session = ? AND id = ?", session, curve)
         if not found:
             return None
-        (folds, gaps), *_ = found
-        column, stretches = self._column(session, curve)
-        x = array("d", column.positions) if folds else column.x
-        begin = max(0, bisect_left(x, low) - 1)
-        end = min(len(x), bisect_right(x, high) + 1)
-        attempts = _attempts(stretches, column.positions, x)
-        if end - begin <= 2 * parts:
-            y: list[float | None] = [None if math.isnan(value) else value for value in column.y[begin:end]]
-            return Points(list(x[begin:end]), y, end - begin, [], [], attempts)
-        return _thinned(x, column.y, begin, end, parts, attempts, gaps=bool(gaps))
+        folds = bool(found[0][0])
+        blocks = self._blocks(session, curve)
+        starts = [float(block.first) if folds else block.x for block in blocks]
+        attempts = self._attempts(session, curve, blocks, folds=folds)
+        begin, end = max(0, bisect_left(starts, low) - 1), min(len(blocks), bisect_right(starts, high) + 1)
+        size = sum(block.size for block in blocks[begin:end])
+        if size >= parts * GROUP:
+            groups = self._groups(session, curve, blocks[begin:end], folds=folds)
+            left = max(0, bisect_left(groups, low, key=_x_first) - 1)
+            groups = groups[left : bisect_right(groups, high, key=_x_last) + 1]
+            if len(groups) >= parts:
+                return _points(joined(groups, parts), attempts)
+        points = self._column(session, curve, blocks[begin:end], folds=folds)
+        begin, end = max(0, bisect_left(points.x, low) - 1), bisect_right(points.x, high) + 1
+        points = points.part(begin, end)
+        count = len(points.x)
+        if count <= 2 * parts:
+            y: list[float | None] = [None if math.isnan(value) else value for value in points.y]
+            return Points(list(points.x), y, count, [], [], attempts)
+        return _points(groups_of(points, parts), attempts)
 
     def tail(self, session: str, generation: str, begin: int, end: int, most: int) -> dict[int, Tail] | None:
         """What each curve has from one position to another; None for another generation, or for more than `most` rows."""
@@ -424,7 +431,7 @@ class Curves:
         tails = {}
         for draft in self._drafts(session):
             told = {"s": session, "c": draft.id, "p": begin}
-            column = _unpacked(block for (block,) in self._asked(query, told))
+            column = unpacked(block for (block,) in self._asked(query, told))
             left, right = bisect_left(column.positions, begin), bisect_left(column.positions, end)
             if left < right:
                 positions = column.positions[left:right]
@@ -441,11 +448,45 @@ class Curves:
                 tails[draft.id] = Tail(x, y, attempts, whole=not earlier)
         return tails
 
-    def _column(self, session: str, curve: int) -> tuple[_Column, list[list[int]]]:
-        query = "SELECT points FROM blocks WHERE session = ? AND curve = ? ORDER BY first"
-        column = _unpacked(block for (block,) in self._read(query, session, curve))
+    def _blocks(self, session: str, curve: int) -> list[_Block]:
+        query = "SELECT first, x, size FROM blocks WHERE session = ? AND curve = ? ORDER BY first"
+        return [_Block(*told) for told in self._read(query, session, curve)]
+
+    def _of(self, what: str, session: str, curve: int, blocks: Sequence[_Block]) -> Iterator[bytes]:
+        """The points, or the groups, of blocks that follow on each other."""
+        if blocks:
+            query = f"SELECT {what} FROM blocks WHERE session = ? AND curve = ? AND first BETWEEN ? AND ? ORDER BY first"  # noqa: S608 - our own words
+            yield from (
+                told for (told,) in self._read(query, session, curve, blocks[0].first, blocks[-1].first)
+            )
+
+    def _groups(self, session: str, curve: int, blocks: Sequence[_Block], *, folds: bool) -> list[Group]:
+        groups = unpacked_groups(self._of("groups", session, curve, blocks))
+        return list(map(by_position, groups)) if folds else groups
+
+    def _column(self, session: str, curve: int, blocks: Sequence[_Block], *, folds: bool) -> Column:
+        points = unpacked(self._of("points", session, curve, blocks))
+        return points._replace(x=array("d", points.positions)) if folds else points
+
+    def _attempts(
+        self, session: str, curve: int, blocks: Sequence[_Block], *, folds: bool
+    ) -> list[tuple[float, int]]:
+        """From which x on which attempt told the points."""
         known = self._read("SELECT stretches FROM layouts WHERE session = ?", session)
-        return column, json.loads(known[0][0]) if known else []
+        stretches = json.loads(known[0][0]) if known and blocks else []
+        told: list[tuple[float, int]] = []
+        place, points = -1, Column.empty()
+        for first, attempt in stretches:
+            # A stretch begins within the block before the first one that lies behind its begin, or with that.
+            at = max(0, bisect_right(blocks, first, key=_first) - 1)
+            if at != place:
+                place, points = at, self._column(session, curve, blocks[at : at + 2], folds=folds)
+            within = bisect_left(points.positions, first)
+            if within < len(points.x) and (not told or told[-1][1] != attempt):
+                if told and told[-1][0] == points.x[within]:
+                    told.pop()
+                told.append((points.x[within], attempt))
+        return told
 
     # -- the file ----------------------------------------------------------------------------------------
 
@@ -595,22 +636,21 @@ def _batches(found: Iterable[_Row]) -> Iterator[list[_Row]]:
 def _store_points(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
     """Adds a curve's new points behind those that are stored: the last block is filled before another begins."""
     key = (session, draft.id)
-    column = draft.new
+    points = draft.new
     found = file.execute(
-        "SELECT points FROM blocks WHERE session = ? AND curve = ? ORDER BY first DESC LIMIT 1", key
+        "SELECT size, points FROM blocks WHERE session = ? AND curve = ? ORDER BY first DESC LIMIT 1", key
     ).fetchone()
-    if found is not None and len(found[0]) < 20 * _BLOCK:
-        column = _unpacked(found)
-        column.positions.extend(draft.new.positions)
-        column.x.extend(draft.new.x)
-        column.y.extend(draft.new.y)
-    for begin in range(0, len(column.x), _BLOCK):
-        end = begin + _BLOCK
-        part = _Column(column.positions[begin:end], column.x[begin:end], column.y[begin:end])
-        file.execute(
-            "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)", (*key, part.positions[0], part.packed())
-        )
-    draft.new = _column()
+    if found is not None and found[0] < BLOCK:
+        points = unpacked([found[1]])
+        points.positions.extend(draft.new.positions)
+        points.x.extend(draft.new.x)
+        points.y.extend(draft.new.y)
+    for begin in range(0, len(points.x), BLOCK):
+        part = points.part(begin, begin + BLOCK)
+        block = _Block(part.positions[0], part.x[0], len(part.x))
+        told = (*key, *block, packed_groups(groups_of(part)), part.packed())
+        file.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", told)
+    draft.new = Column.empty()
 
 
 def _store_curve(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
@@ -621,56 +661,20 @@ def _store_curve(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
     )
 
 
-def _thinned(
-    x: array[float],
-    y: array[float],
-    begin: int,
-    end: int,
-    parts: int,
-    attempts: list[tuple[float, int]],
-    *,
-    gaps: bool,
-) -> Points:
-    """Of each part the lowest and the highest point, in their order, and its mean; a gap where one was not finite."""
-    kept_x: list[float] = []
-    kept_y: list[float | None] = []
-    middle_x: list[float] = []
-    middle_y: list[float | None] = []
-    for part in range(parts):
-        left = begin + (end - begin) * part // parts
-        right = begin + (end - begin) * (part + 1) // parts
-        values = y[left:right]
-        hole = None
-        if gaps and any(map(math.isnan, values)):
-            hole = next(at for at in range(left, right) if math.isnan(y[at]))
-            values = array("d", [value for value in values if not math.isnan(value)])
-        chosen: set[int] = set() if hole is None else {hole}
-        if values:
-            lowest, highest = min(values), max(values)
-            chosen |= {y.index(lowest, left, right), y.index(highest, left, right)}
-            middle = sum(values) / len(values)
-            if math.isinf(middle):  # the sum of big numbers, not they
-                middle = sum(value / len(values) for value in values)
-        middle_x.append((x[left] + x[right - 1]) / 2)
-        middle_y.append(middle if values else None)
-        for at in sorted(chosen):
-            kept_x.append(x[at])
-            kept_y.append(None if math.isnan(y[at]) else y[at])
-    return Points(kept_x, kept_y, end - begin, middle_x, middle_y, attempts)
+class _Block(NamedTuple):
+    """A block: the position and the place of its first point, and how many it holds."""
+
+    first: int
+    x: float
+    size: int
 
 
-def _attempts(
-    stretches: list[list[int]], positions: array[int], x: Sequence[float]
-) -> list[tuple[float, int]]:
-    """From which x on which attempt told the points."""
-    told: list[tuple[float, int]] = []
-    for first, attempt in stretches:
-        at = bisect_left(positions, first)
-        if at < len(x) and (not told or told[-1][1] != attempt):
-            if told and told[-1][0] == x[at]:
-                told.pop()
-            told.append((x[at], attempt))
-    return told
+_first, _x_first, _x_last = attrgetter("first"), attrgetter("x_first"), attrgetter("x_last")
+
+
+def _points(groups: Sequence[Group], attempts: list[tuple[float, int]]) -> Points:
+    x, y, middle_x, middle_y = drawn(groups)
+    return Points(x, y, sum(group.size for group in groups), middle_x, middle_y, attempts)
 
 
 def _attempt_at(stretches: list[list[int]], position: int) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import sqlite3
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
 from hubstate.errors import StorageError
-from hubstate.server import curves, sessions
+from hubstate.server import columns, curves, sessions
 from hubstate.server import rows as rows_room
 from hubstate.server.curves import Curves, Layout
 from hubstate.server.rows import RowIn
@@ -272,6 +273,88 @@ def test_of_many_points_the_extremes_and_the_gaps_are_kept(bench: Bench) -> None
     assert list(points.x) == sorted(points.x)
     assert len(points.x) <= 600
     assert max(abs(y or 0) for y in points.middle_y) < 9
+
+
+class Told(NamedTuple):
+    """A line of many points, and a stretch of it that somebody looks at."""
+
+    count: int
+    chance: int
+    #: How far each step lies from the one before; 0: steps begin anew, so they are drawn over their own number.
+    apart: int
+    #: How many in a hundred rows tell no value, or nothing of this line.
+    gaps: int
+    others: int
+    resumed: set[int]
+    low: float
+    high: float
+    parts: int
+
+
+lines = st.builds(
+    Told,
+    st.integers(1, 250),
+    st.integers(0, 2**32),
+    st.integers(0, 3),
+    st.sampled_from([0, 2, 30]),
+    st.sampled_from([0, 30, 80]),
+    st.sets(st.integers(1, 249), max_size=4),
+    st.just(-math.inf) | st.integers(-5, 300).map(float),
+    st.just(math.inf) | st.integers(-5, 300).map(float),
+    st.integers(1, 9) | st.integers(10, 60),
+)
+
+
+@given(told=lines)
+@settings(deadline=None, max_examples=200)
+def test_a_stretch_of_any_line_is_told_truly(told: Told, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Thinned out or not, from groups or from points: only points that are there, the highest and the lowest of what is
+    looked at among them, gaps where there were any, one point beyond either end, and where each attempt began.
+    """
+    chance = random.Random(told.chance)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.closing(Bench(tmp_path_factory.mktemp("bench"))) as bench,
+    ):
+        for room in (curves, columns):
+            patch.setattr(room, "GROUP", 4)
+            patch.setattr(room, "BLOCK", 8)
+        attempt, new, tellers = 1, [], []
+        for n in range(told.count):
+            if n in told.resumed:
+                attempt += 1
+                bench.attempt(attempt, first_epoch=n)
+            step = n * told.apart if told.apart else n % 7
+            if n and chance.random() * 100 < told.others:
+                new.append(row(n, step, attempt=attempt, b=1.0))
+                continue
+            value = None if chance.random() * 100 < told.gaps else chance.uniform(-9, 9)
+            new.append(row(n, step, attempt=attempt, a=value))
+            tellers.append(attempt)
+        bench.keep(*new)
+        (curve,) = (one for one in bench.lay_out().curves if one.name == "a")
+        points = bench.curves.points("S", curve.id, told.low, told.high, told.parts)
+        assert points is not None
+        line = bench.expected()["a"]
+    inside = [n for n, (x, _) in enumerate(line) if told.low <= x <= told.high]
+    shown = dict(zip(points.x, points.y, strict=True))
+    assert len(inside) <= points.of <= len(inside) + 2 * 4
+    assert list(points.x) == sorted(shown)
+    assert shown.items() <= dict(line).items()
+    finite = [y for n in inside if (y := line[n][1]) is not None]
+    told_values = [y for y in shown.values() if y is not None]
+    if finite:
+        assert min(told_values) <= min(finite)
+        assert max(told_values) >= max(finite)
+    if points.middle_x:
+        assert len(points.middle_x) == len(points.middle_y) <= told.parts
+        assert len(points.x) <= 3 * told.parts
+        assert None in shown.values() or all(line[n][1] is not None for n in inside)
+    elif inside:
+        wanted = line[max(0, inside[0] - 1) : inside[-1] + 2]
+        assert {x for x, _ in wanted} <= shown.keys()
+    begins = [n for n, teller in enumerate(tellers) if n == 0 or tellers[n - 1] != teller]
+    assert points.attempts == [(line[n][0], tellers[n]) for n in begins]
 
 
 def test_big_numbers_have_a_mean(bench: Bench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -19,6 +21,8 @@ __all__ = ["MOST", "add"]
 
 #: How many sessions share a chart, and for how many metrics there is one.
 MOST, _METRICS = 20, 200
+#: In how many parts a line is told, where it is alone, and at least.
+_PARTS, _LEAST = 500, 150
 
 
 class Overlay(NamedTuple):
@@ -60,15 +64,27 @@ def _view(desk: Desk, owner: str, wanted: list[str]) -> dict[str, Any]:
                 overlays.setdefault(key, Overlay(*key, {})).curves[place] = curve.id
     # What most of them measured comes first: that is what can be compared.
     chosen = sorted(overlays.values(), key=lambda one: (-len(one.curves), one.name))
+    told = sorted(chosen[:_METRICS], key=lambda one: one.name)
     return {
         "sessions": shown,
         "waiting": waiting,
         "gone": gone,
         "old_charts": old_charts,
-        "overlays": sorted(chosen[:_METRICS], key=lambda one: one.name),
+        "overlays": told,
+        "first": _first_points(desk, shown, told),
         "left": max(0, len(chosen) - _METRICS),
         "most": MOST,
     }
+
+
+def _first_points(desk: Desk, shown: list[dict[str, Any]], overlays: list[Overlay]) -> str:
+    """Where the points of the first chart are, which a browser fetches while it still reads the page; or nothing."""
+    if not overlays:
+        return ""
+    told = [("of", f"{shown[place]['id']}:{curve}") for place, curve in overlays[0].curves.items()]
+    # A chart of many lines has no more pixels than one of a single line.
+    parts = max(_LEAST, round(_PARTS / math.sqrt(len(told))))
+    return f"{desk.root}/compare/points?{urlencode([*told, ('parts', str(parts))])}"
 
 
 def _wanted(request: Request) -> list[str]:

@@ -29,8 +29,8 @@ class Counts:
         if known is not None and known[:2] == (born, heard):
             return known[3]
         upto, count = (known[2], known[3]) if known is not None and known[0] == born else (0, 0)
-        more, last = rows.counted(connection, key, upto, newest)
-        count, upto = count + more, max(upto, last)
+        count += rows.counted(connection, key, upto, newest)
+        upto = newest
         with self._lock:
             self._known[key] = (born, heard, upto, count)
         return count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -30,8 +30,8 @@ __all__ = ["add", "figures", "page_view", "part_texts", "points_of"]
 _ROWS, _STEPS, _COLUMNS = 50, 100, 60
 #: What is shown of a long session whose curves nobody saw yet: its stream brings them.
 _NOTHING = Layout("0", 0, [])
-#: How many curves are told at once.
-_CURVES = 50
+#: How many curves are told at once; how many a page asks for at once, and in how many parts of a pixel or two.
+_CURVES, _FIRST, _PARTS = 50, 6, 500
 _DAY = 86400
 _STOP_WISH = "asked for on the hub's page"
 
@@ -115,6 +115,13 @@ def points_of(desk: Desk, model: str, owner: str, curves: list[str], wanted: Str
     return msgspec.json.encode({"generation": layout.generation, "rows": layout.length, "curves": found})
 
 
+def _first_points(desk: Desk, model: str, curves: list[Curve]) -> str:
+    """Where the points of the first charts are, which a browser fetches while it still reads the page; or nothing."""
+    told = [("curve", str(curve.id)) for curve in curves[:_FIRST]]
+    path = f"{desk.root}/models/{quote(model, safe='')}/points"
+    return f"{path}?{urlencode([*told, ('parts', str(_PARTS))])}" if told else ""
+
+
 def _drawing(desk: Desk, model: str, owner: str, curve: int) -> str:
     """A chart as SVG, for a page without script. Raises `Problem` 404."""
     with desk.store.database.reading() as connection:
@@ -144,6 +151,7 @@ def add(app: FastAPI, desk: Desk) -> None:
             **view,
             "unseen": unseen,
             "layout": layout,
+            "first": _first_points(desk, model, layout.curves),
             "old_charts": old_charts,
             "parts_of": {name: Markup(text) for name, text in texts.items()},  # noqa: S704 -- rendered and escaped
             "position": str(position_of(layout.generation, layout.length, texts)),

@@ -14,13 +14,26 @@ const tools = new Tools(charts);
 const AT_ONCE = 6;
 let wanted = [];
 
-async function fetched(query) {
-  const answer = await fetch(`${page.dataset.points}?${query}`);
+async function fetched(address) {
+  const answer = await fetch(address);
   if (!answer.ok) throw new Error(`the hub answered ${answer.status}`);
   return (await answer.json()).curves;
 }
 
+// The first charts' points were on their way before this script was: the page's head names them.
+const early = new Map();
+if (grid.dataset.first) {
+  const coming = fetched(grid.dataset.first);
+  const curves = new URLSearchParams(grid.dataset.first.split("?")[1]).getAll("curve");
+  for (const curve of curves) early.set(curve, coming.then((told) => told[curve]));
+}
+
 function wholeCurve(curve, parts) {
+  if (early.has(curve)) {
+    const coming = early.get(curve);
+    early.delete(curve); // whoever asks again wants what is there by then
+    return coming;
+  }
   return new Promise((resolve, reject) => {
     if (wanted.length === 0) queueMicrotask(() => ask(parts));
     wanted.push({ curve, resolve, reject });
@@ -34,7 +47,7 @@ async function ask(parts) {
     const some = all.slice(at, at + AT_ONCE);
     const query = new URLSearchParams(some.map((one) => ["curve", one.curve]));
     query.set("parts", parts);
-    fetched(query).then(
+    fetched(`${page.dataset.points}?${query}`).then(
       (curves) => some.forEach((one) => one.resolve(curves[one.curve])),
       (failure) => some.forEach((one) => one.reject(failure)),
     );
@@ -43,7 +56,8 @@ async function ask(parts) {
 
 async function points(curve, low, high, parts) {
   if (low === null) return wholeCurve(curve, parts);
-  return (await fetched(new URLSearchParams({ curve, from: low, to: high, parts })))[curve];
+  const query = new URLSearchParams({ curve, from: low, to: high, parts });
+  return (await fetched(`${page.dataset.points}?${query}`))[curve];
 }
 
 // An attempt is a line of its own: it may begin where an earlier one was taken back to.
@@ -75,6 +89,8 @@ function adopt(figure) {
 }
 
 grid.querySelectorAll("figure").forEach(adopt);
+// At once, and not when they come into sight: what is told from now on has to find them fetching.
+for (const curve of [...early.keys()]) charts.get(curve).see();
 tools.filter();
 
 // -- what is new --
