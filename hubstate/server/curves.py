@@ -25,8 +25,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, pairwise
-from operator import attrgetter
+from itertools import islice
+from operator import attrgetter, lt
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -591,7 +591,7 @@ class _Layer:
             if draft is not None:
                 piece: _Piece = told[0] if len(told) == 1 else _in_order(told)
                 x = piece[1]
-                rising = all(before < after for before, after in pairwise(x))
+                rising = all(map(lt, x, x[1:]))
                 if self.grows and not draft.folds and not (rising and x[0] > draft.x):
                     raise _OutOfOrderError  # from here on its axis is another one
                 draft.add(*piece, rising=rising)
