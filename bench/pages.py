@@ -8,7 +8,8 @@ cache. Times are the browser's own, from the beginning of the navigation until a
 
 *Cold* is the first look at a session since the hub was made: its columns (`curves.sqlite`) are laid out meanwhile.
 
-The data are made in a folder that is removed; `HUBSTATE_BENCH_FOLDER=DIR` keeps them for the next run.
+The data are made in a folder that is removed; `HUBSTATE_BENCH_FOLDER=DIR` keeps them, and those of the others, for the
+next run.
 
 With `HUBSTATE_BENCH_PEERS=PYTHON`, an interpreter that has tensorboard and trackio, the same values are written by their
 own writers, and their pages are measured beside, once their servers have read all. TensorBoard thins out when it reads
@@ -17,6 +18,7 @@ own writers, and their pages are measured beside, once their servers have read a
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
@@ -186,14 +188,17 @@ for session in range(int(sys.argv[3])):
 
 
 def written(python: str, writer: str, folder: Path, count: int, many: int) -> dict[str, str]:
-    """Writes the values with somebody else's writer; the environment in which its server finds them."""
+    """Writes the values with somebody else's writer, unless an earlier run did; the environment for its server."""
     text = Path(__file__).read_text(encoding="utf-8")
     values_text = text[text.index("def values(") : text.index("def fill(")]
     head = f"from __future__ import annotations\nimport math, random\nMETRICS = {METRICS}\n"
     (folder / "bench_values.py").write_text(head + values_text, encoding="utf-8")
     environment = {**os.environ, "TRACKIO_DIR": str(folder / "trackio"), "GRADIO_ANALYTICS_ENABLED": "False"}
-    command = [python, "-c", writer, str(folder), str(count), str(many)]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    done = folder / f"written-{hashlib.sha256(writer.encode()).hexdigest()[:8]}"
+    if not done.exists():
+        command = [python, "-c", writer, str(folder), str(count), str(many)]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        done.touch()
     return environment
 
 
@@ -318,7 +323,7 @@ def main(runs: int, count: int, many: int) -> None:
         python = os.environ.get("HUBSTATE_BENCH_PEERS")
         for number in sorted({1, many}) if python else ():
             place = folder / f"others{number}"
-            place.mkdir()
+            place.mkdir(exist_ok=True)
             others(browser, python or "", place, runs, count, number)
         print(f"\nThe list of {1000 + many:,} sessions stands after {told([a for a, _ in found])} ms, and is filtered "
               f"{told([b for _, b in found])} ms after a letter was typed (150 of them it waits for more letters).")  # fmt: skip
