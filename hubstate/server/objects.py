@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import struct
 import threading
 import zipfile
@@ -22,12 +21,11 @@ from typing import NamedTuple
 import msgspec
 
 from hubstate.server.answers import Problem
+from hubstate.server.incoming import LIFETIME, is_name, new_name, write_all
 from hubstate.server.signing import Put
 
-__all__ = ["LIFETIME", "Incoming", "Lying", "Objects", "fault_of"]
+__all__ = ["Incoming", "Lying", "Objects", "fault_of"]
 
-#: How long a file lies here that nobody promotes (seconds).
-LIFETIME = 86_400.0
 _BLOCK = 1 << 20
 
 
@@ -60,7 +58,7 @@ class Objects:
     def incoming(self, length: int) -> Incoming:
         """Takes a body of `length` bytes."""
         self._folder.mkdir(exist_ok=True, mode=0o700)
-        return Incoming(self._folder / f"{secrets.token_hex(16)}.part", length)
+        return Incoming(self._folder / f"{new_name()}.part", length)
 
     def lay(self, put: Put, incoming: Incoming, now: float) -> Lying:
         """Keeps a whole body under the name of its place; one that came before under that name is replaced.
@@ -73,7 +71,7 @@ class Objects:
         if fault:
             raise Problem(503, "torn", f"{put.name} is no whole checkpoint ({fault}): send it again")
         note = _Note(put.model, put.run, put.name, size, sha256)
-        making = self._folder / f"{secrets.token_hex(16)}.part"
+        making = self._folder / f"{new_name()}.part"
         making.write_bytes(msgspec.json.encode(note))
         for path in (incoming.path, making):
             os.utime(path, (now, now))
@@ -84,7 +82,7 @@ class Objects:
 
     def find(self, place: str) -> Lying | None:
         """The file of that place; None if it is not here."""
-        if len(place) != 32 or not set(place) <= set("0123456789abcdef"):
+        if not is_name(place):
             return None
         with self._lock:
             try:
@@ -143,9 +141,7 @@ class Incoming:
         if self._size > self._length:
             raise Problem(400, "invalid", f"this body was said to have {self._length} bytes, and has more")
         self._hash.update(data)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        write_all(self._fd, data)
 
     def finish(self) -> tuple[int, str]:
         """Size and SHA-256 (hex) of a whole body, which is on the disk then. Raises `Problem` 400 for one that is not."""

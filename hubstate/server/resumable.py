@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -25,11 +24,10 @@ from typing import NamedTuple
 import msgspec
 
 from hubstate.server.answers import Problem
+from hubstate.server.incoming import LIFETIME, is_name, new_name, write_all
 
-__all__ = ["LIFETIME", "Resumables", "Taker", "Whole"]
+__all__ = ["Resumables", "Taker", "Whole"]
 
-#: How long an unfinished upload is kept after it was last heard of (seconds).
-LIFETIME = 86_400.0
 #: How much a lagging digest reads for each byte that comes: it catches up soon, and no piece waits for long.
 _CATCHING_UP = 8
 _BLOCK = 1 << 20
@@ -86,7 +84,7 @@ class Resumables:
     def make(self, owner: str, model: str, *, key: str, length: int, sha256: str, now: float) -> str:
         """The ID of the upload with this key, length and digest; it begins if it is not there yet."""
         about = _About(owner, model, length, sha256)
-        name = secrets.token_hex(16)
+        name = new_name()
         if key:
             named = "\0".join((owner, model, key, str(length), sha256))
             name = hashlib.sha256(named.encode()).hexdigest()[:32]
@@ -178,7 +176,7 @@ class Resumables:
 
     def _find(self, name: str, owner: str, model: str) -> tuple[_About, _State]:
         gone = Problem(404, "no_such_upload", "this upload is not here (any more): begin it anew")
-        if len(name) != 32 or not set(name) <= set("0123456789abcdef"):
+        if not is_name(name):
             raise gone
         try:
             about = msgspec.json.decode(self._about(name).read_bytes(), type=_About)
@@ -236,9 +234,7 @@ class Taker:
                 raise Problem(
                     413, "too_large", f"this upload was said to have {self._length} bytes, and has more"
                 )
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            write_all(self._fd, data)
             if state.hashed == self._size:
                 state.hash.update(data)
                 state.hashed += len(data)

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hubstate.server import calls
 from hubstate.server.answers import Problem
-from hubstate.server.resumable import LIFETIME
+from hubstate.server.incoming import LIFETIME
 from hubstate.server.shells import Wiring, as_json, asked, caller_of, drain, pieces, respond
 
 __all__ = ["VERSION", "add_uploads"]

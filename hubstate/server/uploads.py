@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import os
-import secrets
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -20,6 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from hubstate.server.answers import Problem
+from hubstate.server.incoming import new_name, write_all
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -69,7 +69,7 @@ class Receiver:
         self._name = ""
         self._hash = hashlib.sha256()
         self._size = 0
-        self.path = folder / f"{secrets.token_hex(16)}.part"
+        self.path = folder / f"{new_name()}.part"
         self._fd = -1
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._on_part_begin,
@@ -149,8 +149,7 @@ class Receiver:
         if self._part.is_file:
             self._hash.update(piece)
             self._size += len(piece)
-            while piece:
-                piece = piece[os.write(self._fd, piece) :]
+            write_all(self._fd, piece)
             return
         self._part.value += piece
         if len(self._part.value) > _FIELD_BYTES:

@@ -17,7 +17,8 @@ from hub_client import Client
 from platform_client import Callback, weights
 
 from hubstate.clock import VirtualClock
-from hubstate.server.objects import LIFETIME, fault_of
+from hubstate.server.incoming import LIFETIME
+from hubstate.server.objects import fault_of
 from hubstate.server.running import running
 from hubstate.server.signing import PUT_SECONDS
 from hubstate.server.terms import Terms

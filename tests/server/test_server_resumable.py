@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from hubstate.clock import VirtualClock
 from hubstate.server.answers import Problem
-from hubstate.server.resumable import LIFETIME, Resumables
+from hubstate.server.incoming import LIFETIME
+from hubstate.server.resumable import Resumables
 from hubstate.server.running import RunningHub, running
 
 TUS = {"Tus-Resumable": "1.0.0"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from hubstate.server.answers import Answer, Caller, Problem
 from hubstate.server.bodies import json_object
 from hubstate.server.checkpoints import Placing, place
 from hubstate.server.database import if_lost
+from hubstate.server.incoming import new_name
 from hubstate.server.objects import Lying
 from hubstate.server.platform import words
 from hubstate.server.platform.heard import Heard, identified, keep
@@ -55,7 +55,7 @@ def address_for(store: Store, caller: Caller, body: bytes, now: float) -> Answer
     store.objects.sweep(now)
     filename = str(asked.get("filename", ""))
     name = filename if _NAME.fullmatch(filename) else "model.pt"
-    put = Put(session["id"], run, secrets.token_hex(16), name)
+    put = Put(session["id"], run, new_name(), name)
     return Answer(
         {
             "uploadUrl": put_address(store.secret, caller.base, put, now),
@@ -124,7 +124,7 @@ def checkpoint_saved(heard: Heard) -> list[Path]:
 @contextmanager
 def _second_name(heard: Heard, lying: Lying) -> Iterator[Received]:
     """The file under a name that may be moved away: should it not be written down, it still lies there."""
-    part = heard.store.incoming / f"{secrets.token_hex(16)}.part"
+    part = heard.store.incoming / f"{new_name()}.part"
     os.link(lying.path, part)
     try:
         yield Received({}, lying.put.name, part, lying.size, lying.sha256)
