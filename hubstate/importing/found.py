@@ -24,8 +24,9 @@ __all__ = [
     "Measured",
     "SavedFile",
     "Table",
-    "cell",
     "counted",
+    "name_of",
+    "numbers_in",
     "settings_of",
     "table_of",
     "text_of",
@@ -99,6 +100,12 @@ def written_at(path: Path) -> float:
         raise StorageError(f"cannot look at {path}: {error.strerror}") from error
 
 
+def name_of(folder: Path) -> str:
+    """What a training is called that lies in a folder: by that one and the one around it."""
+    here = folder.resolve()
+    return f"{here.parent.name}/{here.name}".strip("/")
+
+
 class Table(NamedTuple):
     """A CSV file: its column names, and its lines with their numbers in the file. `notes`: what was left out."""
 
@@ -133,7 +140,22 @@ def table_of(path: Path) -> Table:
     return Table(columns, tuple(lines), tuple(notes))
 
 
-def cell(text: str) -> float | int | None:
+def numbers_in(fields: Mapping[str, str], line: str) -> tuple[dict[str, float | int], list[str]]:
+    """The numbers in the fields of a line, by their columns; and in words what is none. `line`: what the line is called."""
+    numbers: dict[str, float | int] = {}
+    odd = []
+    for name, text in fields.items():
+        try:
+            value = _cell(text)
+        except ValueError:
+            odd.append(f"{line}, {name}: {text.strip()[:40]!r} is no number")
+            continue
+        if value is not None and name:
+            numbers[name] = value
+    return numbers, odd
+
+
+def _cell(text: str) -> float | int | None:
     """The number in a field; None for an empty one. Raises `ValueError` for what is no number."""
     text = text.strip()
     if not text:

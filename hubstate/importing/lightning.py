@@ -24,8 +24,9 @@ from hubstate.importing.found import (
     Measured,
     SavedFile,
     Table,
-    cell,
     counted,
+    name_of,
+    numbers_in,
     row_of,
     settings_of,
     table_of,
@@ -58,11 +59,10 @@ def read(folder: Path) -> Found | None:
     lines, odd = _lines(table)
     rows = tuple(_rows(lines, written))
     files, left = _files(folder / _CHECKPOINTS, max((row.epoch for row in rows), default=0))
-    here = folder.resolve()
     return Found(
         folder=folder,
         tool="Lightning",
-        name=f"{here.parent.name}/{here.name}".strip("/"),
+        name=name_of(folder),
         # The columns may grow: the head is written anew when another metric comes.
         first=repr(sorted((name, text) for name, text in table.lines[0][1].items() if text))
         if table.lines
@@ -80,21 +80,15 @@ def read(folder: Path) -> Found | None:
 def _lines(table: Table) -> tuple[list[_Line], list[str]]:
     """Of each line its epoch, its step and what was measured; and what could not be read."""
     lines: list[_Line] = []
-    odd = []
+    odd: list[str] = []
     current = 0
     for number, fields in table.lines:
-        numbers: dict[str, float | int] = {}
-        for name, text in fields.items():
-            try:
-                value = cell(text)
-            except ValueError:
-                odd.append(f"{_METRICS} line {number}, {name}: {text.strip()[:40]!r} is no number")
-                continue
-            if value is not None and name:
-                numbers[name] = value
+        line = f"{_METRICS} line {number}"
+        numbers, unread = numbers_in(fields, line)
+        odd += unread
         epoch, step = counted(numbers.pop("epoch", current)), counted(numbers.pop("step", None))
         if epoch is None or step is None:
-            odd.append(f"{_METRICS} line {number}: it names no step, and is left out")
+            odd.append(f"{line}: it names no step, and is left out")
             continue
         current = epoch
         if numbers:

@@ -22,8 +22,9 @@ from hubstate.importing.found import (
     Measured,
     SavedFile,
     Table,
-    cell,
     counted,
+    name_of,
+    numbers_in,
     row_of,
     settings_of,
     table_of,
@@ -70,7 +71,7 @@ def read(folder: Path) -> Found | None:
     return Found(
         folder=folder,
         tool="Ultralytics",
-        name=f"{folder.resolve().parent.name}/{folder.resolve().name}".strip("/"),
+        name=name_of(folder),
         first=repr(table.lines[0][1]) if table.lines else "",
         opened_at=max(0.0, written - whole),
         rows=rows,
@@ -91,20 +92,14 @@ _Line = tuple[int, dict[str, float | int], float | None]
 def _lines(table: Table) -> tuple[list[_Line], list[str]]:
     """Of each line its epoch as it stands there, what was measured, and its time; and what could not be read."""
     lines: list[_Line] = []
-    odd = []
+    odd: list[str] = []
     for number, fields in table.lines:
-        numbers: dict[str, float | int] = {}
-        for name, text in fields.items():
-            try:
-                value = cell(text)
-            except ValueError:
-                odd.append(f"{_RESULTS} line {number}, {name}: {text.strip()[:40]!r} is no number")
-                continue
-            if value is not None and name:
-                numbers[name] = value
+        line = f"{_RESULTS} line {number}"
+        numbers, unread = numbers_in(fields, line)
+        odd += unread
         epoch, seconds = counted(numbers.pop("epoch", None)), numbers.pop("time", None)
         if epoch is None:
-            odd.append(f"{_RESULTS} line {number}: it names no epoch, and is left out")
+            odd.append(f"{line}: it names no epoch, and is left out")
             continue
         lines.append((epoch, numbers, None if seconds is None else float(seconds)))
     return lines, odd
