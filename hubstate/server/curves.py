@@ -61,6 +61,8 @@ _BATCH = 4096
 #: So many points are held in memory while a session is laid out anew.
 _HELD = 2_000_000
 _EPOCH, _STEP, _ROW = "epoch", "step", "row"
+#: The largest whole number that SQLite holds as one.
+_LARGEST = 2**63 - 1
 #: The place before every row.
 _NOWHERE = (-1, False, False, 0)
 
@@ -655,6 +657,8 @@ def _store_points(file: sqlite3.Connection, session: str, draft: _Draft) -> None
 
 def _store_curve(file: sqlite3.Connection, session: str, draft: _Draft) -> None:
     last = None if math.isnan(draft.last) else draft.last
+    if last is not None and abs(last) > _LARGEST:
+        last = float(last)
     told = (draft.name, draft.over, draft.length, last, draft.x, draft.folds, draft.gaps)
     file.execute(
         "INSERT OR REPLACE INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (session, draft.id, *told)

@@ -132,6 +132,20 @@ def test_an_odd_step_does_not_break_the_page(client: Client, step: dict[str, Any
     assert "The way it took" in text_of(client, "/models/S1")
 
 
+def test_a_huge_whole_number_does_not_break_a_page(client: Client) -> None:
+    """JSON has whole numbers of any length: one that no database holds is drawn like any other, and told as it came."""
+    client.open()
+    client.rows([row(epoch, a=value, b=-value) for epoch, value in enumerate((1, 2**63, 10**30))])
+    assert "1e+30" in text_of(client, "/models/S1")
+    assert "digits" in text_of(client, "/compare?session=S1")
+    assert client.get("/models/S1/points?curve=1").status_code == 200
+    assert [told["metrics"]["a"] for told in client.get("/v1/models/S1/metrics").json()["data"]] == [
+        1,
+        2**63,
+        10**30,
+    ]
+
+
 def test_a_session_that_fell_silent_is_told_so(client: Client, clock: VirtualClock) -> None:
     """After three heartbeats without a word the list and the page say that there is no contact."""
     client.open()
