@@ -279,6 +279,31 @@ def test_smoothing_and_log_scale_hold_for_all_charts(client: Client, opened: Ope
     assert page.locator("figure:visible").count() == 1
 
 
+def test_a_log_scale_goes_from_round_to_round_and_says_where_it_is_bare(
+    client: Client, opened: Opened
+) -> None:
+    """The axis begins and ends at round numbers close around the values; a chart of which nothing can be shown tells it."""
+    client.open()
+    values = {"small": [0.35, 2.3, 0.9], "one": [5, 5, 5], "wide": [0.002, 1e6, 3], "never": [-1, 0, -3]}
+    client.rows([row(n, **{name: told[n] for name, told in values.items()}) for n in range(3)])
+    page = opened(f"{client.url}/models/S1")
+    page.locator("figure[data-drawn]").nth(3).wait_for()
+    page.get_by_label("log scale").check()
+    look = "({ drawn }) => [drawn.scales.y.min, drawn.scales.y.max]"
+    assert {name: inside(page, name, look) for name in values} == {
+        "small": pytest.approx([0.3, 3]),
+        "one": pytest.approx([0.5, 50]),
+        "wide": pytest.approx([0.002, 1e6]),
+        "never": pytest.approx([1, 10]),
+    }
+    bare = page.locator("figure[data-bare]")
+    assert bare.evaluate_all("all => all.map(one => one.dataset.name)") == ["never"]
+    words = "one => getComputedStyle(one.querySelector('.plot'), '::after').content"
+    assert "Nothing here is positive" in bare.evaluate(words)
+    page.get_by_label("log scale").uncheck()
+    assert bare.count() == 0
+
+
 def test_several_sessions_are_compared(client: Client, opened: Opened) -> None:
     """Two chosen in the list come into the same chart, a line for each; a metric of one has a line of that one."""
     for session in "AB":

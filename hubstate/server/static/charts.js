@@ -308,6 +308,8 @@ export class Chart {
     } else {
       this.drawn.setData(data, false);
     }
+    const bare = data.slice(1).every((ys) => ys.every((y) => y === null || y === undefined));
+    this.figure.toggleAttribute("data-bare", this.tools.log && series.length > 0 && bare);
     const [low, high] = this.range ?? (data[0].length ? this.extent() : [0, 1]);
     this.drawn.setScale("x", low < high ? { min: low, max: high } : { min: low - 0.5, max: low + 0.5 });
     const { lines } = this.close_ ?? this.whole;
@@ -337,10 +339,10 @@ export class Chart {
       height: HEIGHT,
       padding: [8, 10, 0, 0],
       legend: { show: false },
-      scales: { x: { time: false, auto: false }, y: { distr: this.tools.log ? 3 : 1 } },
+      scales: { x: { time: false, auto: false }, y: this.tools.log ? { distr: 3, range: logRange } : { distr: 1 } },
       axes: [
         { ...axis, size: 24, space: 60, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? shown(tick) : "")) },
-        { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : shown(tick))) },
+        { ...axis, size: 52, grid: { ...axis.grid, filter: this.tools.log ? fewLines : (_, places) => places }, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : shown(tick))) },
       ],
       series: [
         {},
@@ -416,6 +418,22 @@ export class Chart {
     }));
     this.tip.classList.toggle("left", u.cursor.left > u.width / 2);
   }
+}
+
+// From one round number to the next, so that the axis can be told: 0.35 to 2.3 is seen between 0.3 and 3.
+function logRange(_, low, high) {
+  if (low === null || low === undefined) return [1, 10];
+  const size = (value) => 10 ** Math.floor(Math.log10(value) + 1e-9);
+  const from = Math.floor(low / size(low) + 1e-9) * size(low);
+  const to = Math.ceil(high / size(high) - 1e-9) * size(high);
+  return from < to ? [from, to] : [from / 10, to * 10];
+}
+
+// Over many powers of ten the lines between these would fill the ground.
+function fewLines(u, places) {
+  const { min, max } = u.scales.y;
+  if (max / min < 1000) return places;
+  return places.map((place) => (Math.abs(Math.log10(place) - Math.round(Math.log10(place))) < 1e-6 ? place : null));
 }
 
 function isNoDrag(kind) {

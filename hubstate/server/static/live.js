@@ -71,7 +71,7 @@ function tell(state) {
   const place = document.getElementById("link-state");
   if (!place || place.dataset.state === state) return;
   place.dataset.state = state;
-  place.textContent = state === "live" ? "live" : "the hub does not answer; trying again";
+  place.textContent = state === "live" ? "live" : "no answer, trying again";
 }
 
 const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
