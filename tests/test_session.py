@@ -124,8 +124,10 @@ def test_epochs_from_a_start_of_ones_own() -> None:
     session = hubstate.start("digits", epochs=5)
     assert list(session.epochs(3)) == [3, 4]
     session.close()
-    endless = hubstate.start("digits").epochs()
+    session = hubstate.start("digits")
+    endless = session.epochs()
     assert [next(endless) for _ in range(4)] == [0, 1, 2, 3]
+    session.close()
 
 
 @pytest.mark.promise("D26")
