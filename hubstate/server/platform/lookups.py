@@ -15,10 +15,12 @@ from hubstate.server.schema import sessions as table
 from hubstate.server.store import Store
 from hubstate.states import CheckpointKind, Outcome, State
 
-__all__ = ["account", "console_of", "files_named", "model_named", "said_of"]
+__all__ = ["STATUSES", "account", "console_of", "files_named", "model_named", "said_of"]
 
 #: The weights that a tool gets first.
 _ORDER = (CheckpointKind.FINAL.value, CheckpointKind.BEST.value, CheckpointKind.LAST.value)
+#: What the Platform would call the status of a model that trains, or trained.
+STATUSES = ("starting", "running", "completed", "failed", "cancelled")
 _STATUS = {
     State.SESSION_CREATED.value: "starting",
     State.DONE.value: "completed",
