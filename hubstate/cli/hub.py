@@ -114,6 +114,10 @@ keys = typer.Typer(
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="what to call it")] = "default",
     *,
+    owner: Annotated[
+        str,
+        typer.Option(metavar="OWNER", help="whose it is: an owner sees the sessions of their own keys alone"),
+    ] = "default",
     data_dir: DataDir = None,
 ) -> None:
     """Make a key, and print it: once, alone on stdout."""
@@ -121,7 +125,7 @@ def create(
 
     with extra("server"):
         from hubstate.server import keys as room
-    Screen().line(room.create(data_dir_of(data_dir), name))
+    Screen().line(room.create(data_dir_of(data_dir), name, owner=owner))
     say(
         f"this is the key {name!r}; it is kept as a hash and cannot be shown again: `hubstate login HUB` takes it"
     )
@@ -142,6 +146,7 @@ def list_keys(*, data_dir: DataDir = None) -> None:
     rows = [
         (
             Cell(clean(key.name), "bold"),
+            Cell(clean(key.owner)),
             Cell(local(key.created_at)),
             Cell("valid", "green")
             if key.revoked_at is None
@@ -149,7 +154,7 @@ def list_keys(*, data_dir: DataDir = None) -> None:
         )
         for key in known
     ]
-    for line in table(screen, ("NAME", "CREATED", "STATE"), rows):
+    for line in table(screen, ("NAME", "OWNER", "CREATED", "STATE"), rows):
         screen.line(line)
 
 

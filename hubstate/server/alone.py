@@ -19,8 +19,11 @@ __all__ = ["alone"]
 
 @contextlib.contextmanager
 def alone(data_dir: Path) -> Iterator[None]:
-    """Holds the folder while the block lasts. Raises `StorageError` if another process does."""
-    fd = os.open(data_dir / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Holds the folder while the block lasts. Raises `StorageError` if another process does, or it takes no lock."""
+    try:
+        fd = os.open(data_dir / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"cannot use {data_dir / 'hub.lock'}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

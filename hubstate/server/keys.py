@@ -43,10 +43,11 @@ def create(
 ) -> str:
     """Makes a key for the hub in `data_dir`, and that hub if there is none; the key cannot be shown again.
 
-    Raises `UsageError` for a name that a living key has, or that is empty or too long, and `StorageError` as `Store` does.
+    Raises `UsageError` for a name that a living key has, and for a name or an owner that is empty or too long; `StorageError` as `Store` does.
     """
-    if not name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
-        raise UsageError(f"a key's name has 1 to {_NAME_LENGTH} printable characters")
+    for what, text in (("key's name", name), ("owner", owner)):
+        if not text.strip() or len(text) > _NAME_LENGTH or not text.isprintable():
+            raise UsageError(f"a {what} has 1 to {_NAME_LENGTH} printable characters")
     with using(data_dir) as store, store.database.writing() as connection:
         if _living(connection, name) is not None:
             raise UsageError(f"a key named {name!r} exists: choose another name, or revoke that one first")

@@ -61,6 +61,7 @@ class Counting:
 def add_watching(app: FastAPI, wiring: Wiring, counts: Counter[int]) -> None:
     """Adds both addresses to the application. `counts`: of answers, by status."""
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Is this hub well?")
     async def healthz() -> Response:
         await run_in_threadpool(_check, wiring.store)

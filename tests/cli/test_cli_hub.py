@@ -97,6 +97,15 @@ def test_a_key_is_revoked_by_its_name(tmp_path):
     run("keys", "revoke", "laptop", "--data-dir", tmp_path, code=2)
 
 
+def test_a_key_has_an_owner(tmp_path):
+    """Whose a key is can be said when it is made, and is listed; who says nothing is `default`."""
+    run("keys", "create", "one", "--data-dir", tmp_path)
+    run("keys", "create", "two", "--owner", "ada", "--data-dir", tmp_path)
+    listed = run("keys", "list", "--data-dir", tmp_path).stdout.splitlines()
+    assert [line.split()[:2] for line in listed] == [["NAME", "OWNER"], ["one", "default"], ["two", "ada"]]
+    assert "owner" in run("keys", "create", "three", "--owner", " ", "--data-dir", tmp_path, code=2).stderr
+
+
 def test_without_keys_the_way_to_make_one_is_told():
     """The hub's folder is this user's own where none is named, and an empty list says what to do."""
     with running(settings.data_folder() / "hub"):

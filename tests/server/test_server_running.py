@@ -105,6 +105,14 @@ def test_two_hubs_never_share_a_folder(data_dir: Path) -> None:
         client.http.close()
 
 
+def test_a_folder_that_takes_no_lock_is_told(data_dir: Path) -> None:
+    """Where the lock cannot be opened the error names it."""
+    Store(data_dir).close()
+    (data_dir / "hub.lock").mkdir()
+    with pytest.raises(StorageError, match=r"hub\.lock"), running(data_dir):
+        pass
+
+
 def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
     """A file where the folder should be is this machine's error, naming the path."""
     (tmp_path / "file").write_text("")

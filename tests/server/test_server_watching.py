@@ -30,10 +30,12 @@ def numbers(client: Client, **headers: str) -> dict[str, float]:
 
 
 def test_a_hub_that_is_well_says_so_to_anybody(hub: RunningHub, client: Client) -> None:
-    """`/healthz` is 200 without a key, also once there are keys."""
+    """`/healthz` is 200 without a key, also once there are keys, and to HEAD, which many watchers send."""
     keys.create(hub.data_dir, "first")
     answer = client.get("/healthz", headers={"Host": "hub.example"})
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    head = client.http.head(f"{client.url}/healthz", timeout=30)
+    assert (head.status_code, head.content) == (200, b"")
 
 
 def test_a_hub_whose_database_is_broken_is_not_well(hub: RunningHub, client: Client) -> None:
