@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -123,6 +124,24 @@ def test_an_up_to_date_database_is_not_copied(data_dir: Path) -> None:
     Store(data_dir).close()
     Store(data_dir).close()
     assert list(data_dir.glob("hub-*")) == []
+
+
+def test_without_room_for_the_copy_nothing_is_changed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk does not take the database as it was, it stays so, the error says which file, and none is left over."""
+    before = rows_of(old(data_dir, 1))
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hubstate.server.migrations.os.fsync", full)
+        with pytest.raises(StorageError, match=r"hub-0001\.sqlite, so it stays as it is: .*No space left"):
+            Database(data_dir / "hub.sqlite")
+    assert {path.name for path in data_dir.iterdir()} <= {"hub.sqlite", "hub.lock"}
+    assert rows_of(data_dir / "hub.sqlite") == before
+    Database(data_dir / "hub.sqlite").close()
 
 
 def test_a_step_that_fails_changes_nothing(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,18 +82,21 @@ def _mark(connection: Connection, revision: str) -> None:
 
 
 def _copy(path: Path, target: Path) -> None:
-    """The database as it was last committed, in a file that appears whole."""
+    """The database as it was last committed, in a file that appears whole. Raises `StorageError` where that has no room."""
     making = target.with_name(f".{target.name}.part")
-    making.unlink(missing_ok=True)
-    os.close(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
+        making.unlink(missing_ok=True)
+        os.close(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(making)) as copy:
             source.backup(copy)
         with making.open("rb") as file:
             os.fsync(file.fileno())
         making.replace(target)
-    finally:
-        making.unlink(missing_ok=True)  # where the disk had no room for it, it takes none
+    except (OSError, sqlite3.OperationalError) as error:
+        making.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot keep the database as it was in {target}, so it stays as it is: {error}"
+        ) from error
 
 
 def _run_steps(connection: Connection) -> None:
