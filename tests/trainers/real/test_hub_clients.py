@@ -86,6 +86,12 @@ class Hub:
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
+    def made(self, **body: Any) -> str:
+        """The id of a new model that nobody trains yet."""
+        answer = self.http.post(f"{self.url}/v1/models", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["data"]["id"])
+
     def only_model(self) -> dict[str, Any]:
         """The only session at the hub."""
         (found,) = self.get("/v1/models?limit=10")["results"]
@@ -213,18 +219,63 @@ def test_a_killed_training_goes_on_from_the_address_of_its_model(hub: Hub, old: 
 def test_a_model_that_was_made_at_the_hub_is_trained_from_its_address(hub: Hub, old: str) -> None:
     """A new model without any weights: architecture, data and arguments come from the hub alone."""
     trained(DATA)
-    body = {
-        "config": {"batchSize": 8, "epochs": 2, "imageSize": 64, "device": "cpu"},
-        "dataset": {"name": str(Path("squares.yaml").absolute())},
-        "lineage": {"architecture": {"name": "yolo11n"}, "parent": {}},
-        "meta": {"name": "made here"},
-    }
-    made = hub.http.post(f"{hub.url}/v1/models", json=body, timeout=30).json()["data"]["id"]
+    made = hub.made(
+        config={"batchSize": 8, "epochs": 2, "imageSize": 64, "device": "cpu"},
+        dataset={"name": str(Path("squares.yaml").absolute())},
+        lineage={"architecture": {"name": "yolo11n"}, "parent": {}},
+        meta={"name": "made here"},
+    )
     code = f"from ultralytics import YOLO\nmodel = YOLO('{hub.url}/models/{made}')\n"
     trained(code, NO_LIMITS, "model.train(workers=0, plots=False)")
     model = hub.only_model()
     assert (model["id"], model["status"], model["name"]) == (made, "trained", "made here")
     assert [epoch for _, epoch, final in hub.rows(model) if not final] == [0, 1]
+
+
+#: Weights that no training begins with by chance, and a look whether one does.
+BEGIN = """
+import torch
+from ultralytics import YOLO
+
+model = YOLO("yolo11n.yaml")
+torch.nn.init.constant_(model.model.model[0].conv.weight, 0.125)
+model.save("begin.pt")
+"""
+LOOK = """
+def look(trainer):
+    print("BEGAN WITH", trainer.model.model[0].conv.weight.unique().tolist())
+
+model.add_callback("on_pretrain_routine_end", look)
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "at the hub"])
+def test_a_model_that_was_made_with_a_parent_begins_with_its_weights(hub: Hub, old: str, where: str) -> None:
+    """Weights that the hub names, a file of the client's own or those of another model at the hub, are what it begins with."""
+    trained(DATA, BEGIN)
+    parent = "begin.pt"
+    if where == "at the hub":
+        other = hub.made(meta={"name": "other"})
+        sent = {"best.pt": Path("begin.pt").read_bytes()}
+        told = {"epoch": "0", "type": "final", "map": "0.5"}
+        hub.http.post(
+            f"{hub.url}/v1/models/{other}/upload", files=sent, data=told, timeout=30
+        ).raise_for_status()
+        parent = hub.get(f"/v1/models/{other}")["weights"]
+        Path("begin.pt").unlink()
+    made = hub.made(
+        config={"batchSize": 8, "epochs": 1, "imageSize": 64, "device": "cpu"},
+        dataset={"name": str(Path("squares.yaml").absolute())},
+        lineage={"architecture": {"name": "yolo11n"}, "parent": {"name": parent}},
+        meta={"name": "made of another"},
+    )
+    assert hub.get(f"/v1/models/{made}")["is_pretrained"] is True
+    code = f"from ultralytics import YOLO\nmodel = YOLO('{hub.url}/models/{made}')\n"
+    printed = trained(code, NO_LIMITS, LOOK, "model.train(workers=0, plots=False)")
+    assert "BEGAN WITH [0.125]" in printed
+    model = hub.get(f"/v1/models/{made}")
+    assert (model["status"], model["missing"]) == ("trained", 0)
+    assert hub.files(model)["final"] == Path("runs/detect/train/weights/best.pt").read_bytes()
 
 
 # -- the Platform callback -------------------------------------------------------------------------------
