@@ -80,6 +80,44 @@ def test_the_list_follows_without_being_loaded_again(client: Client, opened: Ope
     assert page.evaluate("window.same")
 
 
+def test_the_focus_stays_on_its_session_while_the_list_changes(client: Client, opened: Opened) -> None:
+    """Rows change and new ones come above, and Space and Enter still mean the session that had the focus before."""
+    for session in "AB":
+        client.open(session, name=f"run {session}", epochs=4)
+    page = opened(client.url)
+    page.locator("#link-state[data-state=live]").wait_for()
+    page.get_by_label("Compare run A").focus()
+    client.rows(losses(range(2)), "A")
+    page.locator("tr[data-session=A]").get_by_text("2 of 4").wait_for()
+    client.open("C", name="run C")
+    page.locator("tr[data-session=C]").wait_for()
+    page.keyboard.press("Space")
+    assert page.locator("#sessions input:checked").evaluate_all("all => all.map(one => one.value)") == ["A"]
+    page.keyboard.press("Tab")
+    client.open("D", name="run D")
+    page.locator("tr[data-session=D]").wait_for()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/models/A")
+
+
+def test_the_focus_stays_on_its_file_while_others_come(client: Client, opened: Opened) -> None:
+    """Whoever stands on a download finds the focus on the same file when further ones come, and on none when it is gone."""
+    client.open(epochs=9)
+    client.upload(b"l" * 100, epoch=1)
+    page = opened(f"{client.url}/models/S1")
+    page.locator("#link-state[data-state=live]").wait_for()
+    link = page.get_by_role("link", name="Download")
+    address = link.get_attribute("href")
+    link.focus()
+    for kind in ("best", "final"):
+        client.upload(b"b" * 100, kind=kind, type="final" if kind == "final" else "epoch", epoch=2)
+        page.locator("[data-part=checkpoints]").get_by_text(kind, exact=True).wait_for()
+        assert page.evaluate("document.activeElement.getAttribute('href')") == address
+    client.upload(b"m" * 100, epoch=3)
+    page.locator(f"[data-part=checkpoints] a[href='{address}']").wait_for(state="detached")
+    assert page.evaluate("document.activeElement === document.body")
+
+
 def test_an_empty_hub_shows_the_first_session_by_itself(client: Client, opened: Opened) -> None:
     """Whoever left the first page open sees the first session arrive."""
     page = opened(client.url)

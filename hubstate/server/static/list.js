@@ -1,5 +1,5 @@
 // The list: it is filtered while one types, follows what happens, and remembers what is chosen to be compared.
-import { Stream, replace } from "./live.js";
+import { Stream, focusOf, replace } from "./live.js";
 import { showTimes } from "./times.js";
 
 const filter = document.getElementById("filter");
@@ -40,7 +40,9 @@ async function show(address, { typed = false } = {}) {
     location.assign(address);
     return;
   }
+  const refocus = focusOf(here);
   here.replaceWith(document.adoptNode(there));
+  refocus(there);
   if (typed) history.replaceState(null, "", address);
   listen();
 }
@@ -85,9 +87,7 @@ function take(news) {
     const box = document.createElement("template");
     box.innerHTML = html.trim();
     const [row, next] = [rowOf(session), box.content.firstElementChild];
-    const focused = row.contains(document.activeElement) ? document.activeElement.tagName : null;
     replace(row, next.innerHTML);
-    if (focused) row.querySelector(focused)?.focus({ preventScroll: true });
   }
   markChosen();
 }

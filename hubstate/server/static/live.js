@@ -76,11 +76,29 @@ function tell(state) {
 
 const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
 
+// What a control is, wherever it stands among the others.
+function nameOf(control) {
+  const { name, value, ariaLabel, textContent } = control;
+  return control.getAttribute("href") ?? [name, value, ariaLabel, textContent].join(" ");
+}
+
+// Remembers which control of an element has the focus; what it gives puts the focus on the same one of what came in its
+// place. Where that one is gone nothing has it: on another one Enter would do what nobody meant.
+export function focusOf(element) {
+  const held = document.activeElement;
+  if (!element.contains(held) || !held.matches(FOCUSABLE)) return () => {};
+  const mine = nameOf(held);
+  return (now) => {
+    const found = [...now.querySelectorAll(FOCUSABLE)].find((control) => nameOf(control) === mine);
+    found?.focus({ preventScroll: true });
+  };
+}
+
 // Puts new content into an element, and the reader stays where they were: scrolled, with what they opened open, and with
 // the focus on the same thing.
 export function replace(element, html) {
   const scrolled = [...element.querySelectorAll(".wide")].map((box) => [box.scrollLeft, box.scrollTop]);
-  const focused = [...element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  const refocus = focusOf(element);
   const open = [...element.querySelectorAll("details")].map((box) => box.open);
   element.innerHTML = html;
   showTimes(element);
@@ -90,5 +108,5 @@ export function replace(element, html) {
   element.querySelectorAll(".wide").forEach((box, n) => {
     if (scrolled[n]) [box.scrollLeft, box.scrollTop] = scrolled[n];
   });
-  if (focused >= 0) element.querySelectorAll(FOCUSABLE)[focused]?.focus({ preventScroll: true });
+  refocus(element);
 }
