@@ -13,6 +13,7 @@ The address may hold a token, so no log and no error ever names more of it than 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -37,6 +38,9 @@ _SINCE = "notify_since"
 _SILENT = "silent"
 #: How often it is looked for something to tell (seconds).
 _EVERY = 5.0
+#: Between two looks nobody was there if so much time went by, or less than none: a machine slept, or its clock was set
+#: (seconds).
+_AWAY = SILENCE / 2
 #: The first pause after a failure, and the longest one (seconds).
 _PAUSE, _LONGEST_PAUSE = 5.0, 3_600.0
 #: After so many seconds nobody wants to hear it any more.
@@ -95,15 +99,16 @@ class Notifier:
         self._target = target
         self._base = base
         self._chance = chance
-        self._here_since: float | None = None
+        self._here_since = self._looked = -math.inf
         self._wire = Wire(
             target.base, None, connect_timeout=_CONNECT, read_timeout=_READ, total_timeout=_TOTAL
         )
 
     def __call__(self, now: float) -> float:
         """Notes what is new, and sends what is due; in how many seconds to look again."""
-        if self._here_since is None:
+        if not 0 <= now - self._looked <= _AWAY:
             self._here_since = now
+        self._looked = now
         with self._database.writing() as connection:
             _note(connection, now, self._here_since)
         for notice in self._due(now):
@@ -165,7 +170,8 @@ def forget_webhook(database: Database) -> None:
 def _note(connection: Connection, now: float, here_since: float) -> None:
     """Notes, once each, what ended or fell silent since there is somebody to tell.
 
-    `here_since`: since when the hub is there to hear. What could not reach it before that was not silent for that.
+    `here_since`: since when the hub is there to hear, without a sleep. What could not reach it before that was not silent
+    for that.
     """
     connection.execute(insert_or(marks).values(name=_SINCE, at=now).on_conflict_do_nothing())
     since = connection.execute(select(marks.c.at).where(marks.c.name == _SINCE)).scalar_one()

@@ -96,6 +96,13 @@ class Desk:
     def tell(self) -> float:
         return self.notifier(self.clock.wall())
 
+    def passes(self, seconds: float) -> None:
+        """Time goes by while the hub runs, and looks now and then."""
+        while seconds > 0:
+            self.clock.advance(min(300.0, seconds))
+            self.tell()
+            seconds -= 300.0
+
 
 @pytest.fixture
 def desk(data_dir: Path, client: Client, clock: VirtualClock, receiver: Receiver) -> Iterator[Desk]:
@@ -133,16 +140,12 @@ def test_each_end_is_told_once(desk: Desk, receiver: Receiver) -> None:
 def test_a_silence_is_told_once_and_the_end_after_it(desk: Desk, receiver: Receiver) -> None:
     """A session without contact for three heartbeats is told as silent, once, and as done when it comes back and ends."""
     desk.client.open()
-    desk.clock.advance(900.0)
-    desk.tell()
+    desk.passes(900.0)
     assert receiver.posts == []
-    desk.clock.advance(1.0)
-    desk.tell()
-    desk.clock.advance(5000.0)
-    desk.tell()
+    desk.passes(1.0)
+    desk.passes(5000.0)
     desk.client.beat(state="training", outcome="running")
-    desk.clock.advance(5000.0)
-    desk.tell()
+    desk.passes(5000.0)
     assert receiver.said() == [("silent", "S1")]
     desk.client.end()
     desk.tell()
@@ -156,14 +159,31 @@ def test_a_hub_that_was_down_calls_nobody_silent_for_that(desk: Desk, receiver: 
     desk.clock.advance(5000.0)
     desk.restarted()
     desk.tell()
-    desk.clock.advance(600.0)
+    desk.passes(600.0)
     desk.client.beat("S1", state="training", outcome="running")
-    desk.clock.advance(300.0)
+    desk.passes(300.0)
+    assert receiver.said() == []
+    desk.passes(1.0)
+    assert receiver.said() == [("silent", "S2")]
+
+
+@pytest.mark.parametrize(
+    "slept", [7200.0, 50 * 365 * 86_400.0, -86_400.0], ids=["night", "no_clock", "set_back"]
+)
+def test_a_hub_that_slept_calls_nobody_silent_for_that(desk: Desk, receiver: Receiver, slept: float) -> None:
+    """A machine that slept heard nobody meanwhile, and one whose clock was set counts from then on."""
+    desk.client.open("S1")
+    desk.client.open("S2")
+    desk.clock.jump(slept)
     desk.tell()
     assert receiver.said() == []
-    desk.clock.advance(1.0)
-    desk.tell()
-    assert receiver.said() == [("silent", "S2")]
+    desk.client.beat("S1", state="training", outcome="running")
+    desk.passes(900.0)
+    assert receiver.said() == []
+    if slept > 0:
+        desk.client.beat("S1", state="training", outcome="running")
+        desk.passes(1.0)
+        assert receiver.said() == [("silent", "S2")]
 
 
 def test_the_next_attempt_is_told_again(desk: Desk, receiver: Receiver) -> None:
