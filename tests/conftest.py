@@ -59,6 +59,8 @@ THOROUGH = (
 
 _PASSED = pytest.StashKey[bool]()
 _DAMAGES = "damages_journals"
+#: How long a thread may take to end that has been asked to (seconds): a session that is closed waits for no parcel.
+_TO_ITS_END = 30.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,6 +106,30 @@ def new_threads() -> Callable[[], set[threading.Thread]]:
     """The threads that began since the test did; another test's, or a longer living fixture's, may be in this process."""
     others = frozenset(threading.enumerate())
     return lambda: set(threading.enumerate()) - others
+
+
+@pytest.fixture(autouse=True)
+def _every_thread_ends(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No thread that sends or shows outlives the test that began it: it would go on in the world of another one.
+
+    A hub's own are let be: one that serves several tests begins them with its first write. So is what a test leaves that
+    failed.
+    """
+    others = frozenset(threading.enumerate())
+    yield
+    if not request.node.stash.get(_PASSED, False):
+        return
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in others
+        and thread.name.startswith("hubstate-")
+        and not thread.name.startswith("hubstate-hub")
+    ]
+    for thread in left:
+        thread.join(_TO_ITS_END)
+    alive = [thread.name for thread in left if thread.is_alive()]
+    assert not alive, f"threads go on: {', '.join(alive)}; close what began them"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -185,9 +185,10 @@ def test_other_callbacks_stay() -> None:
 
 def test_what_is_told_of_the_arguments_is_plain(tmp_path: Path) -> None:
     """Numbers leave this machine, paths do not."""
-    started(tmp_path)
+    link, _trainer = started(tmp_path)
     config = steps(only(tmp_path))[0].event.config
     assert config == {"imgsz": 64}
+    link.broken(RuntimeError("power"))
 
 
 # -- the way of a training -------------------------------------------------------------------------------------
@@ -214,6 +215,7 @@ def test_several_processes_stop_together(tmp_path: Path, ultralytics: Callable[.
     assert not trainer.stop
     trainer.train(0)
     assert trainer.stop
+    trainer.finish()
 
 
 def test_a_wish_that_cuts_nothing_stops_nothing(tmp_path: Path) -> None:
