@@ -203,9 +203,7 @@ def _stopping_by_signals(server: uvicorn.Server) -> Iterator[None]:
 
 
 def _check_open_to(host: str, public_url: str | None, *, keys_made: bool) -> None:
-    public = urlsplit(public_url).hostname if public_url else None
-    if public_url is not None and (urlsplit(public_url).scheme not in ("http", "https") or not public):
-        raise UsageError(f"the public address {public_url!r} must look like https://hub.example")
+    public = None if public_url is None else _public_host(public_url)
     if keys_made:
         return
     for name in (host, public):
@@ -214,6 +212,21 @@ def _check_open_to(host: str, public_url: str | None, *, keys_made: bool) -> Non
                 f"others can reach {name}, and this hub has no key yet: make one first by "
                 "`hubstate keys create NAME`, or listen on 127.0.0.1"
             )
+
+
+def _public_host(public_url: str) -> str:
+    """The host of an address that others are given. Raises `UsageError` for what is no such address."""
+    try:
+        told = urlsplit(public_url)
+        _ = told.port  # looked at only now, and refused if it is none
+    except ValueError:
+        told = urlsplit("")
+    beside = told.query or told.fragment or "@" in told.netloc
+    if told.scheme not in ("http", "https") or not told.hostname or beside:
+        raise UsageError(
+            "the public address must look like https://hub.example or https://lab.example/hub, without a user or a question"
+        )
+    return told.hostname
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -89,8 +89,17 @@ def test_an_address_that_is_none_is_refused(data_dir: Path, host: str, port: int
 
 
 def test_a_public_address_must_be_one(data_dir: Path) -> None:
-    """The public address is http or https with a host."""
-    for bad in ("hub.example", "ftp://hub.example", "https://"):
+    """The public address is http or https with a host, and at most a port and a path."""
+    for bad in (
+        "hub.example",
+        "ftp://hub.example",
+        "https://",
+        "",
+        "https://[::1",
+        "https://hub.example:99999",
+        "https://me:secret@hub.example",
+        "https://hub.example/?x=1",
+    ):
         with pytest.raises(UsageError, match=r"https://hub\.example"), running(data_dir, public_url=bad):
             pass
 
