@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -81,3 +82,8 @@ app.command(rich_help_panel=_HERE)(diagram.diagram)
 app.command(rich_help_panel=_PROOF)(verify.verify)
 app.command(rich_help_panel=_PROOF)(check.check)
 app.command(rich_help_panel=_PROOF)(simulate.simulate)
+
+# A paragraph is as wide as the terminal, and not as the lines in which it is written here.
+for one in (*app.registered_commands, *hub.keys.registered_commands):
+    paragraphs = (inspect.getdoc(one.callback) or "").split("\n\n")
+    one.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from hubstate.errors import StorageError
 from hubstate.server.migrations import bring_up_to_date
 
-__all__ = ["Database", "bare", "if_lost", "not_taken"]
+__all__ = ["Database", "bare", "if_lost", "not_taken", "unusable"]
 
 #: How long a write waits for another process to end its own (seconds).
 _PATIENCE = 30.0
@@ -58,7 +58,7 @@ class Database:
                 bring_up_to_date(connection, path)
         except sqlalchemy.exc.DatabaseError as error:
             self.close()
-            raise StorageError(f"cannot use the hub's database {path}: {error.orig}") from error
+            raise StorageError(unusable(path, error)) from error
         except StorageError:
             self.close()
             raise
@@ -148,6 +148,13 @@ def not_taken(error: sqlite3.DatabaseError) -> sqlalchemy.exc.DatabaseError:
 def _is_damage(error: BaseException) -> bool:
     """Whether the file is not what it should be."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def unusable(path: Path, error: sqlalchemy.exc.DatabaseError) -> str:
+    """What is wrong with the database at `path`, in words, and what helps."""
+    helps = "bring a backup back by `hubstate restore`, or name another folder by --data-dir"
+    what = f"cannot use the hub's database {path}: {error.orig}"
+    return f"{what}; {helps}" if error.orig is not None and _is_damage(error.orig) else what
 
 
 def if_lost(connection: Connection, undo: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ import sqlalchemy
 from sqlalchemy import select
 
 from hubstate.errors import StorageError, UsageError
-from hubstate.server.database import Database
+from hubstate.server.database import Database, unusable
 from hubstate.server.objects import Objects
 from hubstate.server.resumable import Resumables
 from hubstate.server.schema import checkpoints
@@ -141,9 +141,7 @@ def told(store: Store) -> Iterator[None]:
     try:
         yield
     except sqlalchemy.exc.OperationalError as error:
-        raise StorageError(
-            f"cannot use the hub's database {store.data_dir / 'hub.sqlite'}: {error.orig}"
-        ) from error
+        raise StorageError(unusable(store.data_dir / "hub.sqlite", error)) from error
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:

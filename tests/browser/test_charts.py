@@ -235,6 +235,32 @@ def test_charts_are_zoomed_by_mouse(charts_page: Any) -> None:
     assert shown_range(page, "loss") == [0, 100]
 
 
+def test_where_somebody_looks_they_stay(client: Client, opened: Opened) -> None:
+    """Charts that are made anew, because a late row changed what was in force, show the stretch that was looked at."""
+    client.open(epochs=101)
+    client.rows([row(n, loss=n) for n in range(101)])
+    page = opened(f"{client.url}/models/S1")
+    page.locator("figure[data-drawn]").focus()
+    page.keyboard.press("+")
+    client.rows([row(50, other=1)])
+    page.locator("figure[data-name='other'][data-drawn]").wait_for()
+    page.locator("figure[data-name='loss'][data-drawn]").wait_for()
+    assert shown_range(page, "loss") == pytest.approx([18.75, 81.25])
+
+
+def test_a_level_line_lies_in_the_middle(client: Client, opened: Opened) -> None:
+    """The axis of a metric that never changes goes as far below it as above, and a big number fits beside it."""
+    client.open(epochs=9)
+    client.rows([row(n, loss=0, parameters=4_000_000) for n in range(3)])
+    page = opened(f"{client.url}/models/S1")
+    for name, ends in (("loss", [-1, 1]), ("parameters", [3.6e6, 4.4e6])):
+        page.locator(f"figure[data-name='{name}'][data-drawn]").wait_for()
+        look = "(chart) => [chart.drawn.scales.y.min, chart.drawn.scales.y.max, chart.drawn.axes[1]._values]"
+        low, high, words = inside(page, name, look)
+        assert [low, high] == pytest.approx(ends)
+        assert all(len(word) <= 7 for word in words)
+
+
 def test_the_tools_work_by_keys(charts_page: Any) -> None:
     """Filter, smoothing and log scale are reached one after the other and set without a mouse; each says how it is set."""
     page = charts_page

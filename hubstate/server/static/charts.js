@@ -27,6 +27,18 @@ export function shown(value) {
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
+// The same for an axis, which has no room for long numbers.
+function brief(value) {
+  return Math.abs(value) < 1e5 ? shown(value) : value.toExponential().replace("+", "");
+}
+
+// A line that is level lies in the middle, and not at the foot of a hundred.
+function plainRange(u, low, high) {
+  if (low === null || low !== high) return uPlot.rangeNum(low ?? 0, high ?? 100, 0.1, true);
+  const room = Math.abs(low) / 10 || 1;
+  return [low - room, high + room];
+}
+
 // A moving mean that forgets: a point counts the less, the further back it lies on the axis. So it is the same line
 // whether the points stand close or were thinned out.
 export function smoothed(xs, ys, strength) {
@@ -164,7 +176,8 @@ export class Chart {
         this.tell("");
         this.whole = whole;
         for (const tail of this.missed.splice(0)) this.add(tail);
-        this.draw();
+        if (this.range && !this.close_) this.zoom(this.range); // of a chart that took another one's place
+        else this.draw();
       },
       (failure) => {
         this.loading = null;
@@ -339,10 +352,10 @@ export class Chart {
       height: HEIGHT,
       padding: [8, 10, 0, 0],
       legend: { show: false },
-      scales: { x: { time: false, auto: false }, y: this.tools.log ? { distr: 3, range: logRange } : { distr: 1 } },
+      scales: { x: { time: false, auto: false }, y: this.tools.log ? { distr: 3, range: logRange } : { distr: 1, range: plainRange } },
       axes: [
         { ...axis, size: 24, space: 60, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? shown(tick) : "")) },
-        { ...axis, size: 52, grid: { ...axis.grid, filter: this.tools.log ? fewLines : (_, places) => places }, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : shown(tick))) },
+        { ...axis, size: 52, grid: { ...axis.grid, filter: this.tools.log ? fewLines : (_, places) => places }, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : brief(tick))) },
       ],
       series: [
         {},

@@ -98,7 +98,9 @@ tools.filter();
 function showFigures(html, again) {
   const box = document.createElement("template");
   box.innerHTML = html;
+  const ranges = new Map();
   if (again) {
+    for (const { figure, range } of charts.values()) ranges.set(figure.dataset.name, range);
     for (const chart of charts.values()) chart.close();
     charts.clear();
     grid.replaceChildren();
@@ -109,6 +111,7 @@ function showFigures(html, again) {
     const after = [...grid.children].find((other) => other.dataset.name > figure.dataset.name);
     grid.insertBefore(figure, after ?? null);
     adopt(figure);
+    charts.get(figure.dataset.curve).range = ranges.get(figure.dataset.name) ?? null; // where somebody looks they stay
   }
   document.getElementById("no-metrics").hidden = charts.size > 0;
   tools.filter();
