@@ -78,7 +78,7 @@ class Database:
                 connection.info[_UNDOING] = undoing
                 with connection.begin():
                     yield connection
-        except BaseException as error:
+        except BaseException as error:  # a Ctrl-C, too: nothing of it was committed
             for undo in undoing:
                 undo()
             if isinstance(error, sqlite3.DatabaseError):  # of a statement that went past SQLAlchemy
@@ -94,7 +94,7 @@ class Database:
             self._held = self._writer.connect()
         try:
             yield self._held
-        except BaseException:
+        except BaseException:  # whatever it was, the next write begins with a fresh one
             held, self._held = self._held, None
             held.close()
             raise
