@@ -94,7 +94,9 @@ class _OneSlash:
 
 
 class _Cut:
-    """A request that is cut off, because the time that a stop gives it is over, is told so: nothing of it was taken."""
+    """A request that is cut off, because the time that a stop gives it is over, is told so. It may be taken all the same,
+    and sending it again does no harm.
+    """
 
     def __init__(self, app: _Application) -> None:
         self._app = app

@@ -182,8 +182,8 @@ class Curves:
         self._database = database
         self._lock = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
-        #: Up to which row of all it was looked for rows of a session since the hub began.
-        self._searched: dict[str, int] = {}
+        #: The newest row of all when it was last looked for rows of a session.
+        self._searched: dict[str, rows_room.Newest] = {}
         self._file: sqlite3.Connection | None = None
 
     def close(self) -> None:
@@ -244,10 +244,13 @@ class Curves:
         if before and self._still_holds(connection, before[0], born, attempts):
             known = before[0]
             newest = rows_room.newest_of_all(connection)
-            after = max(known[3], self._searched.get(session, 0))
-            if newest > after or json.loads(known[7]) != [list(one) for one in attempts]:
+            after = known[3]
+            searched = self._searched.get(session)
+            if searched is not None and rows_room.is_here(connection, searched):
+                after = max(after, searched.n)
+            if newest.n > after or json.loads(known[7]) != [list(one) for one in attempts]:
                 try:
-                    self._append(connection, session, known, attempts, after, newest)
+                    self._append(connection, session, known, attempts, after, newest.n)
                 except _OutOfOrderError:
                     self._anew(connection, session, born, attempts)
                 self._searched[session] = newest
@@ -303,36 +306,28 @@ class Curves:
     ) -> None:
         upto, digest = rows_room.newest_number(connection, session)
         try:
-            layer = self._fresh_layer(session, attempts)
+            layer = _Layer({}, 0, _NOWHERE, [], attempts)
             for batch in _batches(rows_room.arrived(connection, session, 0, upto)):
                 layer.take_in_order(batch)
                 self._put_aside(session, layer)
         except _OutOfOrderError:
-            layer = self._fresh_layer(session, attempts)
+            layer = _Layer({}, 0, _NOWHERE, [], attempts)
             for many in _batches(rows_room.in_force(connection, session, raw=True)):
                 told = (_Told(*(row[name] for name in _Told._fields)) for row in many)
                 layer.take(list(told))
                 self._put_aside(session, layer)
         self._keep(session, born, secrets.token_hex(6), upto, digest, layer, attempts)
 
-    def _fresh_layer(self, session: str, attempts: list[tuple[int, int]]) -> _Layer:
-        self._remove(session)
-        return _Layer({}, 0, _NOWHERE, [], attempts)
-
     def _remove(self, session: str) -> None:
         with self._writing() as file:
-            for query in (
-                "DELETE FROM layouts WHERE session = ?",
-                "DELETE FROM curves WHERE session = ?",
-                "DELETE FROM blocks WHERE session = ?",
-            ):
-                file.execute(query, (session,))
+            _remove_session(file, session)
 
     def _put_aside(self, session: str, layer: _Layer) -> None:
         """Stores what is laid out so far, if it is much. Nobody sees it before the layout is told of."""
         if layer.points > _HELD:
             layer.points = 0
             with self._writing() as file:
+                layer.replace(file, session)
                 for draft in layer.drafts.values():
                     _store_points(file, session, draft)
 
@@ -352,6 +347,7 @@ class Curves:
         attempts: list[tuple[int, int]],
     ) -> None:
         with self._writing() as file:
+            layer.replace(file, session)
             file.execute(
                 "INSERT OR REPLACE INTO layouts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -547,6 +543,7 @@ class _Layer:
     ) -> None:
         #: Whether it grows on what pages may have seen, which must stay as it is.
         self.grows = length > 0
+        self._replaced = False
         self._free = max((draft.id for draft in drafts.values()), default=-1) + 1
         self.drafts = drafts
         self.length = length
@@ -559,6 +556,12 @@ class _Layer:
             )
             for attempt, _ in attempts
         }
+
+    def replace(self, file: sqlite3.Connection, session: str) -> None:
+        """Removes what was laid out before, where this is laid out in its place; once, and with the first of it."""
+        if not self.grows and not self._replaced:
+            _remove_session(file, session)
+            self._replaced = True
 
     def take_in_order(self, batch: Sequence[rows_room.Arrived]) -> None:
         """Lays out rows that follow on what is there. Raises `_OutOfOrderError` if one does not."""
@@ -614,6 +617,15 @@ class _Layer:
 
 #: Positions, places on the axis, and values of one metric.
 _Piece = tuple[Sequence[int], Sequence[float], Sequence[Any]]
+
+
+def _remove_session(file: sqlite3.Connection, session: str) -> None:
+    for query in (
+        "DELETE FROM layouts WHERE session = ?",
+        "DELETE FROM curves WHERE session = ?",
+        "DELETE FROM blocks WHERE session = ?",
+    ):
+        file.execute(query, (session,))
 
 
 def _in_order(pieces: list[_Piece]) -> _Piece:

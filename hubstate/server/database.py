@@ -18,6 +18,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 
 from hubstate.errors import StorageError
+from hubstate.log import log
 from hubstate.server.migrations import bring_up_to_date
 
 __all__ = ["Database", "bare", "if_lost", "not_taken", "unusable"]
@@ -80,7 +81,12 @@ class Database:
                     yield connection
         except BaseException as error:  # a Ctrl-C, too: nothing of it was committed
             for undo in undoing:
-                undo()
+                try:
+                    undo()
+                except (
+                    OSError
+                ) as failure:  # what the database did not take is told; this, the start of the hub mends
+                    log("hubstate.server").error("hubstate.hub_storage_failed", reason=str(failure))
             if isinstance(error, sqlite3.DatabaseError):  # of a statement that went past SQLAlchemy
                 raise not_taken(error) from error
             raise

@@ -45,9 +45,9 @@ def create(
 
     Raises `UsageError` for a name that a living key has, and for a name or an owner that is empty or too long; `StorageError` as `Store` does.
     """
-    for what, text in (("key's name", name), ("owner", owner)):
+    for what, text in (("a key's name", name), ("an owner", owner)):
         if not text.strip() or len(text) > _NAME_LENGTH or not text.isprintable():
-            raise UsageError(f"a {what} has 1 to {_NAME_LENGTH} printable characters")
+            raise UsageError(f"{what} has 1 to {_NAME_LENGTH} printable characters")
     with using(data_dir) as store, store.database.writing() as connection:
         if _living(connection, name) is not None:
             raise UsageError(f"a key named {name!r} exists: choose another name, or revoke that one first")

@@ -27,6 +27,7 @@ from hubstate.server.schema import attempts, rows
 __all__ = [
     "BIGGEST",
     "Arrived",
+    "Newest",
     "RowIn",
     "arrived",
     "count",
@@ -35,6 +36,7 @@ __all__ = [
     "first_epochs",
     "from_hub_v1",
     "in_force",
+    "is_here",
     "keep",
     "newest_in_force",
     "newest_number",
@@ -255,9 +257,30 @@ def newest_number(connection: Connection, session: str) -> tuple[int, str]:
     return (0, "") if found is None else (found.n, found.digest)
 
 
-def newest_of_all(connection: Connection) -> int:
-    """The number of the row that arrived last, of whichever session."""
-    return connection.execute(select(func.max(rows.c.n))).scalar_one() or 0
+class Newest(NamedTuple):
+    """The row that arrived last, of whichever session: by its number, its session and its digest.
+
+    Once the newest rows are removed their numbers are given again, so a number alone does not tell what came since.
+    """
+
+    n: int = 0
+    session: str = ""
+    digest: str = ""
+
+
+def newest_of_all(connection: Connection) -> Newest:
+    """The row that arrived last."""
+    query = select(rows.c.n, rows.c.session, rows.c.digest).order_by(rows.c.n.desc()).limit(1)
+    found = connection.execute(query).one_or_none()
+    return Newest() if found is None else Newest(*found)
+
+
+def is_here(connection: Connection, row: Newest) -> bool:
+    """Whether a row that was the newest was never removed: then what came since has higher numbers."""
+    query = select(rows.c.n).where(
+        rows.c.n == row.n, rows.c.session == row.session, rows.c.digest == row.digest
+    )
+    return connection.execute(query).first() is not None
 
 
 def first_epochs(connection: Connection, session: str) -> list[tuple[int, int]]:

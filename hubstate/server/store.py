@@ -68,11 +68,12 @@ class Store:
             self.files.mkdir(exist_ok=True, mode=0o700)
             self.incoming.mkdir(exist_ok=True, mode=0o700)
             self.secret = _secret(self.data_dir / "secret")
+            headless = self._is_headless(database)
         except StorageError:
             raise  # it says already what is wrong, and it is an OSError too
         except OSError as error:
             raise StorageError(f"cannot use {data_dir} as a hub's folder: {error.strerror}") from error
-        if self._is_headless(database):
+        if headless:
             raise StorageError(
                 f"{self.files} holds checkpoints, and the database {database} that knows them is missing: restore a "
                 f"backup into a new folder, or move {self.files} away"

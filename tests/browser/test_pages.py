@@ -100,6 +100,17 @@ def test_the_focus_stays_on_its_session_while_the_list_changes(client: Client, o
     page.wait_for_url("**/models/A")
 
 
+def test_the_focus_stays_on_a_table_that_grows(client: Client, opened: Opened) -> None:
+    """Whoever scrolls a table by keys goes on with it when a row comes."""
+    client.open(epochs=9)
+    client.rows([row(0, loss=1)])
+    page = opened(f"{client.url}/models/S1")
+    page.locator("[aria-label='Rows in force']").focus()
+    client.rows([row(1, loss=0.123)])
+    page.get_by_role("cell", name="0.123").wait_for()
+    assert page.evaluate("document.activeElement.ariaLabel") == "Rows in force"
+
+
 def test_the_focus_stays_on_its_file_while_others_come(client: Client, opened: Opened) -> None:
     """Whoever stands on a download finds the focus on the same file when further ones come, and on none when it is gone."""
     client.open(epochs=9)

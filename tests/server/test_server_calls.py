@@ -26,14 +26,15 @@ def test_auth_tells_that_this_hub_knows_more(client: Client) -> None:
 
 def test_a_json_body_that_stands_still_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever promises a body and stops sending hears 408 after some time, and holds nothing for ever."""
-    monkeypatch.setattr("hubstate.server.shells._PATIENCE", 0.1)
     client.open()
+    monkeypatch.setattr("hubstate.server.shells._PATIENCE", 0.1)
     at = urlsplit(client.url)
     with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
         connection.sendall(b"POST /v1/models/S1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"error":"stalled"' in answer
+    monkeypatch.undo()
     assert client.model()["delivered"] == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
 import sqlite3
@@ -20,6 +21,7 @@ from hubstate.errors import StorageError
 from hubstate.server import columns, curves, sessions
 from hubstate.server import rows as rows_room
 from hubstate.server.curves import Curves, Layout
+from hubstate.server.pages.counts import Counts
 from hubstate.server.rows import RowIn
 from hubstate.server.schema import attempts, rows
 from hubstate.server.store import Store
@@ -219,7 +221,8 @@ def test_what_changes_what_was_in_force_begins_a_generation(bench: Bench, change
     assert bench.curves.tail("S", before.generation, before.length, before.length, 9) is None
 
 
-def test_a_full_disk_takes_nothing_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["appended", "made anew"])
+def test_a_full_disk_takes_nothing_away(bench: Bench, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     """Where the file cannot grow, what was laid out stays and is still told, and the rest follows once there is room."""
     bench.keep(*(row(epoch, a=epoch) for epoch in range(5)))
     before = bench.lay_out()
@@ -233,6 +236,8 @@ def test_a_full_disk_takes_nothing_away(bench: Bench, monkeypatch: pytest.Monkey
         return file
 
     bench.keep(*(row(epoch, **{f"m{name}": 1.0 for name in range(400)}) for epoch in range(5, 25)))
+    if late:
+        bench.keep(row(0, b=1.0))
     with monkeypatch.context() as patch:
         patch.setattr(curves, "_open", small)
         with pytest.raises(StorageError, match="full"):
@@ -405,6 +410,28 @@ def test_a_session_of_the_same_id_that_is_another_one_is_laid_out_anew(bench: Be
         rows_told = {"attempt": 1, "first_epoch": 0, "body": {}, "told": told, "now": 2.0}
         sessions.new_attempt(connection, "default", "S", **rows_told)
     assert bench.drawn()["a"][0] == (0.0, 8.0)
+
+
+def test_numbers_that_are_given_again_hide_no_row(bench: Bench) -> None:
+    """Rows that take the numbers of removed ones are laid out and counted like all others."""
+    counts = Counts()
+
+    def counted() -> int:
+        with bench.store.database.reading() as connection:
+            told: Any = {"id": "S", "created_at": 0.0, "last_contact": float(next(heard))}
+            return counts.of(connection, told, rows_room.newest_of_all(connection))
+
+    heard = itertools.count()
+    bench.keep(row(0, a=0))
+    for number in range(3):
+        bench.keep(*(row(epoch, a=1) for epoch in range(50)), session=f"other{number}")
+        assert bench.drawn() == bench.expected()
+        assert counted() == 1 + 40 * number
+        with bench.store.database.writing() as connection:
+            connection.execute(rows.delete().where(rows.c.session != "S"))
+        bench.keep(*(row(1 + 40 * number + more, a=2) for more in range(40)))
+        assert counted() == len(bench.drawn()["a"]) == 1 + 40 * (number + 1)
+        assert bench.drawn() == bench.expected()
 
 
 def test_the_newest_rows_are_those_of_all_rows(bench: Bench) -> None:

@@ -80,7 +80,7 @@ class Proxy:
             text = text.replace(" {\n", f" {{\ntls {PEM} {PEM}\n", 1)
             file.write_text(
                 f"{{\nadmin off\nstorage file_system {self._folder}\nauto_https disable_redirects\n"
-                f"default_bind 127.0.0.1\n}}\n{text}"
+                f"default_bind 127.0.0.1\nservers {{\nprotocols h1 h2\n}}\n}}\n{text}"
             )
             return ["caddy", "run", "--adapter", "caddyfile", "--config", str(file)]
         if "server {" not in text:

@@ -92,7 +92,7 @@ def _copy(path: Path, target: Path) -> None:
         with making.open("rb") as file:
             os.fsync(file.fileno())
         making.replace(target)
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.DatabaseError) as error:
         making.unlink(missing_ok=True)
         raise StorageError(
             f"cannot keep the database as it was in {target}, so it stays as it is: {error}"

@@ -436,9 +436,10 @@ export class Chart {
 // From one round number to the next, so that the axis can be told: 0.35 to 2.3 is seen between 0.3 and 3.
 function logRange(_, low, high) {
   if (low === null || low === undefined) return [1, 10];
-  const size = (value) => 10 ** Math.floor(Math.log10(value) + 1e-9);
+  // Beside the smallest and the biggest number there is, nothing is round.
+  const size = (value) => 10 ** Math.floor(Math.log10(value) + 1e-9) || value;
   const from = Math.floor(low / size(low) + 1e-9) * size(low);
-  const to = Math.ceil(high / size(high) - 1e-9) * size(high);
+  const to = Math.min(Math.ceil(high / size(high) - 1e-9) * size(high), Number.MAX_VALUE);
   return from < to ? [from, to] : [from / 10, to * 10];
 }
 

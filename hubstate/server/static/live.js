@@ -79,7 +79,7 @@ const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
 // What a control is, wherever it stands among the others.
 function nameOf(control) {
   const { name, value, ariaLabel, textContent } = control;
-  return control.getAttribute("href") ?? [name, value, ariaLabel, textContent].join(" ");
+  return control.getAttribute("href") ?? ariaLabel ?? [name, value, textContent].join(" ");
 }
 
 // Remembers which control of an element has the focus; what it gives puts the focus on the same one of what came in its
