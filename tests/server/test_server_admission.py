@@ -84,7 +84,9 @@ def test_a_key_that_is_revoked_during_an_upload_ends_it(hub: RunningHub, client:
     key, other = keys.create(hub.data_dir, "leaked"), keys.create(hub.data_dir, "other")
     client.http.headers["x-api-key"] = other
     client.open()
-    begin = b'--b\r\nContent-Disposition: form-data; name="last.pt"; filename="last.pt"\r\n\r\nbytes'
+    begin = b'--b\r\nContent-Disposition: form-data; name="last.pt"; filename="last.pt"\r\n\r\n' + bytes(
+        4 << 20
+    )
     end = b"\r\n--b--\r\n"
     head = (
         f"POST /v1/models/S1/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: {key}\r\nConnection: close\r\n"
